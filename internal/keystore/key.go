@@ -1,0 +1,297 @@
+package keystore
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+	"unicode/utf8"
+)
+
+// Limits on what one key may hold. Postgres checks the same ones.
+const (
+	MaxIDBytes         = 256
+	MaxAttributesBytes = 1024
+	MaxPublicKeyBytes  = 8192
+	MaxScopes          = 64
+	MaxScopeBytes      = 256
+)
+
+// Key is one key as its store knows it: a row of keysidecar.public_keys, or an
+// entry of a key file.
+type Key struct {
+	ID        string
+	OwnerID   string
+	Algorithm string
+	// PublicKey is the SubjectPublicKeyInfo in DER (RFC 5280, 4.1); nil for an
+	// opaque key.
+	PublicKey []byte
+	Scopes    []string
+	// NotBefore and ExpiresAt bound the key's life: NotBefore <= t < ExpiresAt.
+	// The zero Time means no bound.
+	NotBefore, ExpiresAt time.Time
+	// Revoked is true once revoked_at is set, whatever its value.
+	Revoked bool
+	// Attributes is a JSON object, or empty for none.
+	Attributes string
+	// OwnerSuspended is the owner's state in the same snapshot.
+	OwnerSuspended bool
+}
+
+// Check reports the first rule that k breaks, in words for whoever wrote it.
+func (k *Key) Check() error {
+	if err := CheckKeyID(k.ID); err != nil {
+		return err
+	}
+	if err := CheckOwnerID(k.OwnerID); err != nil {
+		return fmt.Errorf("key %q: %w", k.ID, err)
+	}
+	switch {
+	case k.Algorithm == "" || len(k.Algorithm) > 64:
+		return fmt.Errorf("key %q: algorithm must have 1 to 64 characters", k.ID)
+	case len(k.PublicKey) > MaxPublicKeyBytes:
+		return fmt.Errorf("key %q: public key of %d bytes, at most %d", k.ID, len(k.PublicKey), MaxPublicKeyBytes)
+	case len(k.Scopes) > MaxScopes:
+		return fmt.Errorf("key %q: %d scopes, at most %d", k.ID, len(k.Scopes), MaxScopes)
+	case len(k.Attributes) > MaxAttributesBytes:
+		return fmt.Errorf("key %q: attributes of %d bytes, at most %d", k.ID, len(k.Attributes), MaxAttributesBytes)
+	}
+	for _, s := range k.Scopes {
+		if s == "" || len(s) > MaxScopeBytes || !utf8.ValidString(s) {
+			return fmt.Errorf("key %q: scope %q must have 1 to %d bytes of UTF-8", k.ID, s, MaxScopeBytes)
+		}
+	}
+	return nil
+}
+
+// ErrBadKeyID wraps what CheckKeyID finds.
+var ErrBadKeyID = errors.New("bad key_id")
+
+// CheckKeyID reports why id cannot be a key_id: [A-Za-z0-9._~+=:-]{1,256}, and
+// neither "." nor "..", which URL libraries remove from paths.
+func CheckKeyID(id string) error {
+	switch {
+	case id == "":
+		return fmt.Errorf("%w: it is empty", ErrBadKeyID)
+	case len(id) > MaxIDBytes:
+		return fmt.Errorf("%w: it has %d bytes, at most %d are allowed", ErrBadKeyID, len(id), MaxIDBytes)
+	case id == "." || id == "..":
+		return fmt.Errorf("%w: %q is a path segment with a meaning of its own", ErrBadKeyID, id)
+	}
+	for i := 0; i < len(id); i++ {
+		if !keyIDByte[id[i]] {
+			return fmt.Errorf("%w: byte %d is not one of A-Z a-z 0-9 . _ ~ + = : -", ErrBadKeyID, i+1)
+		}
+	}
+	return nil
+}
+
+// keyIDByte says which bytes a key_id may have. Read-only.
+var keyIDByte = func() (ok [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~+=:-") {
+		ok[c] = true
+	}
+	return ok
+}()
+
+// CheckOwnerID reports why id cannot be an owner_id: 1 to 256 bytes of UTF-8
+// without control characters.
+func CheckOwnerID(id string) error {
+	if id == "" || len(id) > MaxIDBytes || !utf8.ValidString(id) {
+		return fmt.Errorf("owner_id must have 1 to %d bytes of UTF-8", MaxIDBytes)
+	}
+	for _, r := range id {
+		if r < 0x20 || r == 0x7f {
+			return errors.New("owner_id must not hold control characters")
+		}
+	}
+	return nil
+}
+
+// HashSecret returns the key_id under which a secret key is stored: "sha256:"
+// and the unpadded base64url of the secret's SHA-256, or of its HMAC-SHA-256
+// under pepper if that is not empty. The secret itself is kept nowhere.
+func HashSecret(pepper, secret []byte) string {
+	var sum [sha256.Size]byte
+	if len(pepper) == 0 {
+		sum = sha256.Sum256(secret)
+	} else {
+		mac := hmac.New(sha256.New, pepper)
+		mac.Write(secret)
+		mac.Sum(sum[:0])
+	}
+	return "sha256:" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// Record is a Key packed into one immutable string, so that a million of them
+// cost the garbage collector a million pointers and not ten million. Its methods
+// return substrings: they allocate nothing and stay valid for ever.
+//
+// Layout: a fixed head of two int64 (not before, expires at; microseconds since
+// the epoch), flags, and the lengths of the variable parts, then the parts.
+type Record struct{ packed string }
+
+const (
+	offNotBefore = 0
+	offExpiresAt = 8
+	offFlags     = 16
+	offScopes    = 17 // number of scopes
+	offKeyID     = 18 // uint16 lengths from here
+	offOwnerID   = 20
+	offAlgorithm = 22
+	offPublicKey = 24
+	offAttrs     = 26
+	headBytes    = 28
+
+	flagRevoked   = 1 << 0
+	flagPublicKey = 1 << 1 // tells an opaque key from an empty one
+
+	never  = math.MinInt64 // no not_before: always past
+	always = math.MaxInt64 // no expires_at: never reached
+)
+
+// NewRecord packs k. It does not check k; see Key.Check.
+func NewRecord(k *Key) Record {
+	n := headBytes + len(k.ID) + len(k.OwnerID) + len(k.Algorithm) + len(k.PublicKey) + len(k.Attributes)
+	for _, s := range k.Scopes {
+		n += 2 + len(s)
+	}
+	b := make([]byte, headBytes, n)
+	binary.LittleEndian.PutUint64(b[offNotBefore:], uint64(micros(k.NotBefore, never)))
+	binary.LittleEndian.PutUint64(b[offExpiresAt:], uint64(micros(k.ExpiresAt, always)))
+	if k.Revoked {
+		b[offFlags] |= flagRevoked
+	}
+	if k.PublicKey != nil {
+		b[offFlags] |= flagPublicKey
+	}
+	b[offScopes] = byte(len(k.Scopes))
+	for _, p := range []struct{ off, n int }{
+		{offKeyID, len(k.ID)}, {offOwnerID, len(k.OwnerID)}, {offAlgorithm, len(k.Algorithm)},
+		{offPublicKey, len(k.PublicKey)}, {offAttrs, len(k.Attributes)},
+	} {
+		binary.LittleEndian.PutUint16(b[p.off:], uint16(p.n))
+	}
+	b = append(b, k.ID...)
+	b = append(b, k.OwnerID...)
+	b = append(b, k.Algorithm...)
+	b = append(b, k.PublicKey...)
+	b = append(b, k.Attributes...)
+	for _, s := range k.Scopes {
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(s)))
+		b = append(b, s...)
+	}
+	return Record{packed: string(b)}
+}
+
+func micros(t time.Time, unset int64) int64 {
+	if t.IsZero() {
+		return unset
+	}
+	return t.UnixMicro()
+}
+
+func (r Record) int64At(off int) int64 {
+	var n uint64
+	for i := 7; i >= 0; i-- {
+		n = n<<8 | uint64(r.packed[off+i])
+	}
+	return int64(n)
+}
+
+func (r Record) uint16At(off int) int {
+	return int(r.packed[off]) | int(r.packed[off+1])<<8
+}
+
+// part returns the variable part whose length stands at off; parts lie in the
+// order of their lengths.
+func (r Record) part(off int) string {
+	start := headBytes
+	for o := offKeyID; o < off; o += 2 {
+		start += r.uint16At(o)
+	}
+	return r.packed[start : start+r.uint16At(off)]
+}
+
+// IsZero reports whether r holds no key.
+func (r Record) IsZero() bool { return r.packed == "" }
+
+// KeyID returns the key's identifier.
+func (r Record) KeyID() string { return r.part(offKeyID) }
+
+// OwnerID returns the owner's identifier.
+func (r Record) OwnerID() string { return r.part(offOwnerID) }
+
+// Algorithm returns the algorithm's name as stored.
+func (r Record) Algorithm() string { return r.part(offAlgorithm) }
+
+// PublicKey returns the SubjectPublicKeyInfo in DER; ok is false for an opaque key.
+func (r Record) PublicKey() (der string, ok bool) {
+	return r.part(offPublicKey), r.packed[offFlags]&flagPublicKey != 0
+}
+
+// Attributes returns the attributes as a JSON object, or "" for none.
+func (r Record) Attributes() string { return r.part(offAttrs) }
+
+// Revoked reports whether revoked_at is set.
+func (r Record) Revoked() bool { return r.packed[offFlags]&flagRevoked != 0 }
+
+// NotBefore returns the first moment of the key's life; ok is false if unbounded.
+func (r Record) NotBefore() (t time.Time, ok bool) {
+	n := r.int64At(offNotBefore)
+	return time.UnixMicro(n).UTC(), n != never
+}
+
+// ExpiresAt returns the first moment after the key's life; ok is false if unbounded.
+func (r Record) ExpiresAt() (t time.Time, ok bool) {
+	n := r.int64At(offExpiresAt)
+	return time.UnixMicro(n).UTC(), n != always
+}
+
+// Scopes calls yield for each scope in stored order until it returns false. It
+// has the shape of an iterator: for s := range r.Scopes.
+func (r Record) Scopes(yield func(string) bool) {
+	at := headBytes
+	for o := offKeyID; o < headBytes; o += 2 {
+		at += r.uint16At(o)
+	}
+	for range r.packed[offScopes] {
+		n := r.uint16At(at)
+		if !yield(r.packed[at+2 : at+2+n]) {
+			return
+		}
+		at += 2 + n
+	}
+}
+
+// HasScope reports whether scope is among r's, compared byte for byte.
+func (r Record) HasScope(scope string) bool {
+	for s := range r.Scopes {
+		if s == scope {
+			return true
+		}
+	}
+	return false
+}
+
+// Key unpacks r. For tests and tools; answers use the accessors above.
+func (r Record) Key() Key {
+	k := Key{ID: r.KeyID(), OwnerID: r.OwnerID(), Algorithm: r.Algorithm(), Attributes: r.Attributes(), Revoked: r.Revoked()}
+	if der, ok := r.PublicKey(); ok {
+		k.PublicKey = []byte(der)
+	}
+	for s := range r.Scopes {
+		k.Scopes = append(k.Scopes, s)
+	}
+	if t, ok := r.NotBefore(); ok {
+		k.NotBefore = t
+	}
+	if t, ok := r.ExpiresAt(); ok {
+		k.ExpiresAt = t
+	}
+	return k
+}
