@@ -1,0 +1,66 @@
+# Every target says what it does in its ## comment; `make` alone prints them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+GO ?= go
+BIN := bin
+# Tests share the machine's cores with the servers they start.
+TEST_TIMEOUT ?= 12m
+FUZZ_TIME ?= 15s
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/keysidecar, static and stripped
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/keysidecar ./cmd/keysidecar
+
+.PHONY: run
+run: build ## Serve sample keys from a file on a socket in ./run (needs nothing but Go)
+	@scripts/run.sh
+
+.PHONY: demo
+demo: deps ## Show the whole system: Postgres, RabbitMQ, two relays, three sidecars, revocations timed
+	$(GO) run ./test/demo
+
+.PHONY: deps
+deps: ## Install what the tests and the demo need (Debian and Ubuntu, as root; else says what is missing)
+	@scripts/deps.sh
+
+.PHONY: vet
+vet: ## go vet
+	$(GO) vet ./...
+
+.PHONY: test
+test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
+	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: test-short
+test-short: ## Only the tests that need no server, without the race detector
+	$(GO) test -short -timeout 2m ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZ_TIME (15s) each
+	@scripts/fuzz.sh $(FUZZ_TIME)
+
+.PHONY: lint
+lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml (built from source through the Go module proxy)
+	$(BIN)/golangci-lint run ./...
+
+# The linter is built by its own module, so that its many dependencies stay out
+# of the program's go.mod.
+$(BIN)/golangci-lint: tools/go.mod tools/go.sum
+	$(GO) build -C tools -o ../$(BIN)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: ## Write generated files anew (the key descriptions of internal/config)
+	$(GO) generate ./...
+
+.PHONY: clean
+clean: ## Remove what building and running left behind
+	rm -rf $(BIN) run

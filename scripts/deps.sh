@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Makes sure that what `make test` and `make demo` start privately is there: the
+# server programs of PostgreSQL and RabbitMQ, and a C compiler for the race
+# detector. On Debian and Ubuntu, as root, it installs what is missing. The
+# packages' own services are neither started nor enabled, and no database
+# cluster is created: the tests run the programs by themselves.
+set -euo pipefail
+
+missing=()
+compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+[ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
+command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
+
+if [ ${#missing[@]} -eq 0 ]; then
+	exit 0
+fi
+
+if ! command -v apt-get >/dev/null; then
+	cat >&2 <<-TXT
+	deps: missing: ${missing[*]}
+	deps: this script installs packages on Debian and Ubuntu only. Please install
+	deps: PostgreSQL (14 or newer) and RabbitMQ so that these exist:
+	deps:   /usr/lib/postgresql/<version>/bin/postgres
+	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
+	deps: and a C compiler (the race detector needs one).
+	TXT
+	exit 1
+fi
+if [ "$(id -u)" -ne 0 ]; then
+	echo "deps: missing: ${missing[*]}" >&2
+	echo "deps: installing packages needs root; run: sudo $0" >&2
+	exit 1
+fi
+
+echo "deps: installing ${missing[*]} with apt-get; their services are not started"
+
+# policy-rc.d is how Debian lets an administrator forbid that a package's
+# installation starts its service (exit code 101). It is put back as it was.
+policy=/usr/sbin/policy-rc.d
+saved=
+restore() {
+	if [ -n "$saved" ]; then mv -f "$saved" "$policy"; else rm -f "$policy"; fi
+}
+if [ -e "$policy" ]; then
+	saved=$(mktemp "$policy.keysidecar.XXXXXX")
+	cp -p "$policy" "$saved"
+fi
+trap restore EXIT
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+export DEBIAN_FRONTEND=noninteractive
+install() {
+	apt-get install -y -q --no-install-recommends "$@" </dev/null
+}
+apt-get update -q </dev/null
+
+if [[ " ${missing[*]} " == *" postgresql "* ]]; then
+	# postgresql-common decides whether a first cluster is made; ask it not to,
+	# for this installation only.
+	install postgresql-common
+	conf=/etc/postgresql-common/createcluster.conf
+	touch "$conf"
+	cp -p "$conf" "$conf.keysidecar"
+	trap 'mv -f "$conf.keysidecar" "$conf"; restore' EXIT
+	echo 'create_main_cluster = false' >>"$conf"
+fi
+install "${missing[@]}"
+echo "deps: done"
