@@ -1,0 +1,116 @@
+package config
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// dsn checks that a connection string can be read and that every way to connect
+// it allows is encrypted, or stays on this machine, or was allowed by name.
+func (v *validator) dsn(key, dsn string) {
+	if err := CheckDSN(dsn, slices.Contains(v.config.AllowInsecure, InsecurePostgres)); err != nil {
+		v.fail(key, "%s", err)
+	}
+}
+
+// CheckDSN reports why a Postgres connection string cannot be used: pgx cannot
+// read it, or it allows a connection that leaves this machine unencrypted and
+// allowInsecure is false. It asks pgx itself what it would do, so that defaults
+// (sslmode=prefer), the PG* variables and service files count as they will. The
+// error holds nothing secret.
+func CheckDSN(dsn string, allowInsecure bool) error {
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return errors.New(dsnMistake(err))
+	}
+	if allowInsecure {
+		return nil
+	}
+	plain := func(host string, t *tls.Config) bool {
+		return t == nil && !isLoopback(host) && !strings.HasPrefix(host, "/") && !strings.HasPrefix(host, "@")
+	}
+	insecure := ""
+	if plain(c.Host, c.TLSConfig) {
+		insecure = c.Host
+	}
+	for _, f := range c.Fallbacks {
+		if plain(f.Host, f.TLSConfig) {
+			insecure = f.Host
+		}
+	}
+	if insecure == "" {
+		return nil
+	}
+	return fmt.Errorf("lets the connection to %s be unencrypted: use sslmode=verify-full with sslrootcert, or name %s in allow_insecure",
+		insecure, InsecurePostgres)
+}
+
+// unverified reports whether dsn allows a connection beyond this machine that is
+// encrypted but does not check the server's certificate (sslmode=require).
+func unverified(dsn string) bool {
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil {
+		return false
+	}
+	blind := func(host string, t *tls.Config) bool {
+		return t != nil && t.InsecureSkipVerify && t.VerifyPeerCertificate == nil && !isLoopback(host)
+	}
+	if blind(c.Host, c.TLSConfig) {
+		return true
+	}
+	for _, f := range c.Fallbacks {
+		if blind(f.Host, f.TLSConfig) {
+			return true
+		}
+	}
+	return false
+}
+
+// dsnMistake returns pgx's reason without the connection string it repeats.
+func dsnMistake(err error) string {
+	reason := err
+	for next := errors.Unwrap(reason); next != nil; next = errors.Unwrap(reason) {
+		reason = next
+	}
+	if reason == err { //nolint:errorlint // asks whether there was anything to unwrap
+		return "is no connection string that Postgres clients understand"
+	}
+	var parse *url.Error
+	if errors.As(err, &parse) {
+		return "is no valid URL: percent-encode special characters in user and password"
+	}
+	return "cannot be used: " + reason.Error()
+}
+
+// urls checks broker URLs, which come from key.
+func (v *validator) urls(key string, urls []string) {
+	for i, u := range urls {
+		if err := CheckURL(u, slices.Contains(v.config.AllowInsecure, InsecureAMQP)); err != nil {
+			v.fail(key, "URL %d %s", i+1, err)
+		}
+	}
+}
+
+// CheckURL reports why a broker URL cannot be used; the error holds nothing
+// secret. See CheckDSN for allowInsecure.
+func CheckURL(text string, allowInsecure bool) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return errors.New("is no valid URL: percent-encode special characters in user, password and virtual host")
+	}
+	switch {
+	case u.Scheme != "amqp" && u.Scheme != "amqps":
+		return errors.New("must begin with amqps:// (or amqp:// on this machine)")
+	case u.Hostname() == "":
+		return errors.New("names no host: amqps://user:password@host:5671/vhost")
+	case u.Scheme == "amqp" && !isLoopback(u.Hostname()) && !allowInsecure:
+		return fmt.Errorf("lets the connection to %s be unencrypted: use amqps, or name %s in allow_insecure", u.Hostname(), InsecureAMQP)
+	}
+	return nil
+}
