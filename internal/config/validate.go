@@ -5,6 +5,7 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -91,9 +92,9 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 	v.fail(key, "must be %s%s", strings.Join(allowed, " or "), hint)
 }
 
-func (v *validator) atLeast(key string, value, least int) {
-	if value < least {
-		v.fail(key, "must be at least %d", least)
+func (v *validator) positive(key string, value int) {
+	if value < 1 {
+		v.fail(key, "must be at least 1")
 	}
 }
 
@@ -166,8 +167,8 @@ func (v *validator) address(key, address string) (host string, ok bool) {
 		v.fail(key, "must be an address and a port, such as 127.0.0.1:9475 or :9476")
 		return "", false
 	}
-	if _, err := net.LookupPort("tcp", port); err != nil {
-		v.fail(key, "%q is no port: use a number from 1 to 65535", port)
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		v.fail(key, "%q is no port: use a number up to 65535", port)
 		return "", false
 	}
 	return host, true
@@ -231,14 +232,14 @@ func (v *validator) startup() {
 
 func (v *validator) cache() {
 	c := &v.config.Cache
-	v.atLeast("cache.capacity", c.Capacity, 1)
+	v.positive("cache.capacity", c.Capacity)
 	if c.MaxTTL != 0 {
 		v.within("cache.max_ttl", c.MaxTTL, time.Second, 8760*time.Hour)
 	}
 	v.within("cache.negative_ttl", c.NegativeTTL, 0, time.Hour)
 	v.within("cache.fill_timeout", c.FillTimeout, time.Millisecond, time.Minute)
-	v.atLeast("cache.max_fills", c.MaxFills, 1)
-	v.atLeast("cache.miss_rate", c.MissRate, 1)
+	v.positive("cache.max_fills", c.MaxFills)
+	v.positive("cache.miss_rate", c.MissRate)
 }
 
 func (v *validator) freshness() {
@@ -294,7 +295,7 @@ func (v *validator) broker(needed bool) {
 		v.fail("amqp.queue_prefix", "names that begin with amq. belong to the broker: choose another")
 	}
 	v.within("amqp.queue_expires", a.QueueExpires, time.Second, 720*time.Hour)
-	v.atLeast("amqp.queue_max_length", a.QueueMaxLength, 1)
+	v.positive("amqp.queue_max_length", a.QueueMaxLength)
 }
 
 func (v *validator) shortText(key, value string, least, most int) {
