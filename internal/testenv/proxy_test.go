@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keysidecar/keysidecar/internal/testenv"
 	"go.uber.org/goleak"
+
+	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
 // echo answers each line with itself.

@@ -7,8 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keysidecar/keysidecar/internal/testenv"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
 // publish declares a durable queue and confirms one persistent message into it.
