@@ -104,7 +104,7 @@ func (p *fileParser) member(key string, name, value *yaml.Node) {
 		p.mapping(key+".", value)
 		return
 	}
-	near := nearest(key, groupsAndKeys())
+	near := Nearest(key, groupsAndKeys())
 	switch {
 	case findSetting(key) != nil || isGroup(key):
 		p.mistake(name.Line, "%s must be nested (%s)", key, strings.ReplaceAll(key, ".", ": { ")+" ...")

@@ -153,7 +153,7 @@ func unknownEnv(environ []string) (warnings []string) {
 			continue
 		}
 		w := "environment variable " + name + " is not a setting and was ignored"
-		if near := nearest(name, known); near != "" {
+		if near := Nearest(name, known); near != "" {
 			w += "; did you mean " + near + "?"
 		}
 		warnings = append(warnings, w)

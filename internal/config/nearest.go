@@ -1,8 +1,8 @@
 package config
 
-// nearest returns the candidate that differs from word by the fewest letters, or
+// Nearest returns the candidate that differs from word by the fewest letters, or
 // "" if none is near enough to be meant.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, distance := "", max(2, len(word)/3)+1
 	for _, c := range candidates {
 		if d := editDistance(word, c, distance); d < distance {

@@ -125,14 +125,14 @@ func (c *Config) CheckFiles(role Role) error {
 			mistakes = append(mistakes, err)
 		}
 	}
-	if c.Store.Kind == StorePostgres {
+	if c.Store.Kind == StorePostgres && role != ForClient {
 		_, err := c.StoreDSN()
 		if role == ForRelay {
 			_, err = c.RelayDSN()
 		}
 		check(err)
 	}
-	if role != ForAdmin {
+	if role == ForSidecar || role == ForRelay {
 		_, err := c.BrokerURLs()
 		check(err)
 		_, err = c.BrokerTLS()

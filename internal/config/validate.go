@@ -21,6 +21,8 @@ const (
 	ForRelay
 	// ForAdmin: a command that works on the store (keys, owners, migrate).
 	ForAdmin
+	// ForClient: a command that asks a running sidecar (verify, status, wait).
+	ForClient
 )
 
 // maxSocketPath is the size of sun_path less its final zero (unix(7)).
@@ -30,9 +32,9 @@ const maxSocketPath = 107
 // anything outside c. The error joins all of them and wraps ErrInvalid.
 func (c *Config) Validate(role Role) error {
 	v := validator{config: c}
-	v.store(role)
 	switch role {
 	case ForSidecar:
+		v.store(role)
 		v.instance()
 		v.listen()
 		v.startup()
@@ -40,11 +42,15 @@ func (c *Config) Validate(role Role) error {
 		v.freshness()
 		v.broker(false)
 	case ForRelay:
+		v.store(role)
 		v.instance()
 		v.adminAddress()
 		v.relay()
 		v.broker(true)
 	case ForAdmin:
+		v.store(role)
+	case ForClient:
+		v.listen()
 	}
 	v.allowInsecure()
 	v.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -80,7 +86,7 @@ func (v *validator) oneOf(key, value string, allowed ...string) {
 		return
 	}
 	hint := ""
-	near := nearest(value, allowed)
+	near := Nearest(value, allowed)
 	for _, a := range allowed {
 		if strings.HasPrefix(value, a) { // warning for warn
 			near = a
@@ -184,7 +190,7 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-var relationName = regexp.MustCompile(`^[a-z_][a-z0-9_$]{0,62}(\.[a-z_][a-z0-9_$]{0,62})?$`)
+var relationName = regexp.MustCompile(`^[a-z_][a-z0-9_$]{0,62}\.[a-z_][a-z0-9_$]{0,62}$`)
 
 func (v *validator) store(role Role) {
 	s := &v.config.Store
