@@ -103,3 +103,8 @@ func code(err error) int {
 	}
 	return 0
 }
+
+// Categories returns all of them but None.
+func Categories() []Category {
+	return []Category{NotSet, BadURL, Unreachable, BadTLS, Refused, NoVhost, NoRight, NotFound, Other, TimedOut, BrokerClosed, Lost, Internal}
+}
