@@ -149,50 +149,92 @@ const (
 
 	flagRevoked   = 1 << 0
 	flagPublicKey = 1 << 1 // tells an opaque key from an empty one
+)
 
-	never  = math.MinInt64 // no not_before: always past
-	always = math.MaxInt64 // no expires_at: never reached
+// Row is a key as a source reads it, in bytes that are valid only during the
+// call that hands it over.
+type Row struct {
+	ID, OwnerID, Algorithm []byte
+	PublicKey              []byte // nil for an opaque key
+	Scopes                 [][]byte
+	// NotBefore and ExpiresAt are microseconds since the Unix epoch, Never and
+	// Always if unbounded.
+	NotBefore, ExpiresAt    int64
+	Revoked, OwnerSuspended bool
+	Attributes              []byte // a JSON object, or empty
+}
+
+// Never and Always are a Row's unbounded NotBefore and ExpiresAt.
+const (
+	Never  int64 = math.MinInt64
+	Always int64 = math.MaxInt64
 )
 
 // NewRecord packs k. It does not check k; see Key.Check.
-func NewRecord(k *Key) Record {
-	n := headBytes + len(k.ID) + len(k.OwnerID) + len(k.Algorithm) + len(k.PublicKey) + len(k.Attributes)
-	for _, s := range k.Scopes {
-		n += 2 + len(s)
-	}
-	b := make([]byte, headBytes, n)
-	binary.LittleEndian.PutUint64(b[offNotBefore:], uint64(micros(k.NotBefore, never)))
-	binary.LittleEndian.PutUint64(b[offExpiresAt:], uint64(micros(k.ExpiresAt, always)))
-	if k.Revoked {
-		b[offFlags] |= flagRevoked
-	}
-	if k.PublicKey != nil {
-		b[offFlags] |= flagPublicKey
-	}
-	b[offScopes] = byte(len(k.Scopes))
-	for _, p := range []struct{ off, n int }{
-		{offKeyID, len(k.ID)}, {offOwnerID, len(k.OwnerID)}, {offAlgorithm, len(k.Algorithm)},
-		{offPublicKey, len(k.PublicKey)}, {offAttrs, len(k.Attributes)},
-	} {
-		binary.LittleEndian.PutUint16(b[p.off:], uint16(p.n))
-	}
-	b = append(b, k.ID...)
-	b = append(b, k.OwnerID...)
-	b = append(b, k.Algorithm...)
-	b = append(b, k.PublicKey...)
-	b = append(b, k.Attributes...)
-	for _, s := range k.Scopes {
-		b = binary.LittleEndian.AppendUint16(b, uint16(len(s)))
-		b = append(b, s...)
-	}
-	return Record{packed: string(b)}
-}
+func NewRecord(k *Key) Record { return k.row().record(nil) }
 
 func micros(t time.Time, unset int64) int64 {
 	if t.IsZero() {
 		return unset
 	}
 	return t.UnixMicro()
+}
+
+// check reports what keeps row from being packed: a length the layout has no
+// room for. Postgres's constraints refuse such rows long before, but a view over
+// an operator's own table may have none.
+func (row *Row) check() error {
+	if err := CheckKeyID(string(row.ID)); err != nil {
+		return err
+	}
+	if len(row.OwnerID) == 0 || len(row.OwnerID) > MaxIDBytes || len(row.Algorithm) > math.MaxUint8 ||
+		len(row.PublicKey) > MaxPublicKeyBytes || len(row.Attributes) > MaxAttributesBytes || len(row.Scopes) > MaxScopes {
+		return fmt.Errorf("key %q: a column is empty or longer than keysidecar allows", row.ID)
+	}
+	for _, s := range row.Scopes {
+		if len(s) > MaxScopeBytes {
+			return fmt.Errorf("key %q: a scope has more than %d bytes", row.ID, MaxScopeBytes)
+		}
+	}
+	return nil
+}
+
+// record packs row, using scratch's capacity for the work.
+func (row *Row) record(scratch []byte) Record {
+	return Record{packed: string(row.pack(scratch[:0]))}
+}
+
+func (row *Row) pack(b []byte) []byte {
+	var head [headBytes]byte
+	binary.LittleEndian.PutUint64(head[offNotBefore:], uint64(row.NotBefore))
+	binary.LittleEndian.PutUint64(head[offExpiresAt:], uint64(row.ExpiresAt))
+	if row.Revoked {
+		head[offFlags] |= flagRevoked
+	}
+	if row.PublicKey != nil {
+		head[offFlags] |= flagPublicKey
+	}
+	attrs := row.Attributes
+	if string(attrs) == "{}" {
+		attrs = nil
+	}
+	head[offScopes] = byte(len(row.Scopes))
+	binary.LittleEndian.PutUint16(head[offKeyID:], uint16(len(row.ID)))
+	binary.LittleEndian.PutUint16(head[offOwnerID:], uint16(len(row.OwnerID)))
+	binary.LittleEndian.PutUint16(head[offAlgorithm:], uint16(len(row.Algorithm)))
+	binary.LittleEndian.PutUint16(head[offPublicKey:], uint16(len(row.PublicKey)))
+	binary.LittleEndian.PutUint16(head[offAttrs:], uint16(len(attrs)))
+	b = append(b, head[:]...)
+	b = append(b, row.ID...)
+	b = append(b, row.OwnerID...)
+	b = append(b, row.Algorithm...)
+	b = append(b, row.PublicKey...)
+	b = append(b, attrs...)
+	for _, s := range row.Scopes {
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(s)))
+		b = append(b, s...)
+	}
+	return b
 }
 
 func (r Record) int64At(off int) int64 {
@@ -243,13 +285,13 @@ func (r Record) Revoked() bool { return r.packed[offFlags]&flagRevoked != 0 }
 // NotBefore returns the first moment of the key's life; ok is false if unbounded.
 func (r Record) NotBefore() (t time.Time, ok bool) {
 	n := r.int64At(offNotBefore)
-	return time.UnixMicro(n).UTC(), n != never
+	return time.UnixMicro(n).UTC(), n != Never
 }
 
 // ExpiresAt returns the first moment after the key's life; ok is false if unbounded.
 func (r Record) ExpiresAt() (t time.Time, ok bool) {
 	n := r.int64At(offExpiresAt)
-	return time.UnixMicro(n).UTC(), n != always
+	return time.UnixMicro(n).UTC(), n != Always
 }
 
 // Scopes calls yield for each scope in stored order until it returns false. It

@@ -1,0 +1,256 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/event"
+)
+
+// Why a fence is asked for outside its interval. A closed set, for the metric.
+const (
+	FenceForMessage    = "message"
+	FenceForGap        = "gap"
+	FenceForUnreadable = "unreadable"
+	FenceForReconnect  = "reconnect"
+	FenceForRequest    = "request"
+	FenceForSource     = "source"
+)
+
+// pageRows is how many events a fence reads at a time. A page costs the database
+// about half a microsecond a row.
+const pageRows = 10_000
+
+// Why a round of fences brought no lease.
+var (
+	errHistoryOver = errors.New("the log no longer holds this sidecar's cursor")
+	errReset       = errors.New("the log says that everything was reset")
+	errCaptureLost = errors.New("capture is not in place: changes would not reach the log; see keysidecar.watched")
+)
+
+// RequestFence asks for a fence begun after this call. Requests are coalesced,
+// and fences stay min_fence_gap apart. why is one of the FenceFor constants.
+func (s *Store) RequestFence(why string) {
+	s.metrics.fenceRequested(why)
+	select {
+	case s.asked <- struct{}{}:
+	default: // one is waiting already, and will begin after now
+	}
+}
+
+// fences is the one goroutine that moves cursors, grants leases and warms.
+func (s *Store) fences(ctx context.Context) error {
+	if err := sleep(ctx, jitter(s.opts.WarmJitter)); err != nil {
+		return nil
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.asked:
+		case <-timer.C:
+		}
+		begun := time.Now() //nolint:forbidigo // spaces questions out; decides nothing
+		err := s.round(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.note(err)
+		if sleep(ctx, s.opts.MinFenceGap-time.Since(begun)) != nil { //nolint:forbidigo // as above
+			return nil
+		}
+		pause := s.opts.FenceInterval - time.Since(begun) //nolint:forbidigo // as above
+		if err != nil {
+			pause = min(pause, s.opts.FenceInterval/4)
+		}
+		timer.Reset(pause - jitter(pause/4))
+	}
+}
+
+func jitter(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d) //nolint:gosec // spreads load, guards nothing
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// note publishes how a round ended: to those who wait, to the log when it
+// changed, and to Status.
+func (s *Store) note(err error) {
+	category := Categorize(err)
+	was := *s.fenceError.Swap(&fenceResult{category, err})
+	s.sweep()
+	s.pulse.end(err == nil)
+	if was.category == category {
+		return
+	}
+	if err != nil {
+		s.log.Warn("fence failed; answers from memory end with the lease", zap.String("category", category), zap.Error(err))
+		return
+	}
+	s.log.Info("fence succeeded", zap.Int64("seq", s.mem.Load().cursor.Load().Seq))
+}
+
+// fenceResult is how the last round ended.
+type fenceResult struct {
+	category string
+	err      error
+}
+
+func (s *Store) lastFenceError() error { return s.fenceError.Load().err }
+
+// round warms where there is nothing to fence from, and then fences until a page
+// is not full. It returns nil once the lease is renewed. A memory that turns out
+// to be over is replaced in the same round, so that those who wait are served.
+func (s *Store) round(ctx context.Context) error {
+	if err := s.catchUp(ctx); err == nil || !s.mem.Load().ended.Load() {
+		return err
+	}
+	return s.catchUp(ctx)
+}
+
+func (s *Store) catchUp(ctx context.Context) error {
+	m := s.mem.Load()
+	if m.ended.Load() || *m.cursor.Load() == noCursor {
+		warmed, err := s.warm(ctx)
+		if err != nil {
+			return fmt.Errorf("warm: %w", err)
+		}
+		s.adopt(warmed)
+		m = warmed
+	}
+	for {
+		full, err := s.fence(ctx, m)
+		switch {
+		case errors.Is(err, errHistoryOver), errors.Is(err, errReset):
+			s.end(m, err)
+			return err
+		case err != nil || !full:
+			return err
+		}
+	}
+}
+
+// fence asks once and applies the answer: events first, then the cursor, then
+// the lease, and that only if nothing more may follow.
+func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
+	// t0 is read before the question is sent; the lease counts from here.
+	asked := s.clock.Sync()
+	at := *m.cursor.Load()
+	ctx, cancel := context.WithTimeout(ctx, s.fenceTimeout)
+	defer cancel()
+	page, err := s.source.Fence(ctx, at, pageRows)
+	answered := s.clock.Now()
+	s.metrics.fenceDuration.Observe(answered.Sub(asked).Seconds())
+	switch {
+	case err != nil:
+		s.metrics.fence(fenceFailed)
+		return false, err
+	case !page.Known, page.Timeline != m.timeline:
+		s.metrics.fence(fenceHistoryOver)
+		return false, errHistoryOver
+	}
+	s.metrics.captureIntact(page.CaptureIntact)
+	if err := s.applyPage(m, page.Events); err != nil {
+		s.metrics.fence(fenceReset)
+		return false, err
+	}
+	switch {
+	case !page.CaptureIntact:
+		s.metrics.fence(fenceCaptureLost)
+		return false, errCaptureLost
+	case page.Full:
+		s.metrics.fence(fencePage)
+		return true, nil
+	}
+	until := asked.Add(s.term)
+	m.lease.Store(&lease{
+		asked: asked, until: until, staleUntil: asked.Add(max(s.term, s.opts.StaleLimit)),
+		seq: m.cursor.Load().Seq, now: newDBClock(page.Time, asked, answered),
+	})
+	s.metrics.fence(fenceFresh)
+	s.once.Do(func() { close(s.warmed) })
+	return false, nil
+}
+
+// applyPage applies events in order and then moves the cursor past them. A
+// cursor is never ahead of what has been applied.
+func (s *Store) applyPage(m *memory, events []event.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	for i := range events {
+		if events[i].Kind == event.Reset {
+			return errReset
+		}
+		m.apply(events[i], true)
+	}
+	last := events[len(events)-1]
+	m.cursor.Store(&Cursor{Seq: last.Seq, ID: last.ID})
+	s.metrics.applied(pathFence, len(events))
+	s.arrivals.fenced(events)
+	return nil
+}
+
+// end forbids every further answer from m, stale ones too.
+func (s *Store) end(m *memory, why error) {
+	m.ended.Store(true)
+	m.lease.Store(nil)
+	if errors.Is(why, errHistoryOver) {
+		s.histories++
+		s.metrics.historyEnded.Inc()
+		s.log.Warn("history over; dropping everything and warming again",
+			zap.Int64("seq", m.cursor.Load().Seq), zap.String("timeline", m.timeline))
+		return
+	}
+	s.log.Info("everything was reset; warming again")
+}
+
+// Categorize names an error of a round or a fill for metrics and status pages,
+// from a closed set; "" for nil.
+func Categorize(err error) string {
+	switch {
+	case err == nil:
+		return ""
+	case errors.Is(err, errCaptureLost):
+		return "capture_lost"
+	case errors.Is(err, errHistoryOver):
+		return "history_over"
+	case errors.Is(err, errReset):
+		return "reset"
+	case errors.Is(err, errOvertaken):
+		return "overtaken"
+	case errors.Is(err, ErrStandby):
+		return "standby"
+	case errors.Is(err, ErrSchema):
+		return "schema"
+	case errors.Is(err, ErrAmbiguous), errors.Is(err, ErrBadRow):
+		return "bad_row"
+	case errors.Is(err, ErrFile):
+		return "file"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	}
+	return "unreachable"
+}

@@ -1,0 +1,393 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/event"
+)
+
+// PostgresOptions is what NewPostgres needs.
+type PostgresOptions struct {
+	// DSN returns the connection string; it is asked before each new connection,
+	// so that a rotated password is used without a restart.
+	DSN func() (string, error)
+	// Relation is the table or view keys are read from, as "schema.name".
+	Relation string
+	// MaxConns counts the fence's own connection; the others serve fills. At
+	// least 2.
+	MaxConns int
+	// ExecMode is how statements are sent; cache_describe behind PgBouncer.
+	ExecMode pgx.QueryExecMode
+	// ConnectTimeout bounds the making of a connection.
+	ConnectTimeout time.Duration
+	// ApplicationName shows in pg_stat_activity.
+	ApplicationName string
+	Logger          *zap.Logger
+}
+
+// Postgres reads keys and the log from a Postgres primary.
+//
+// The fence has a connection of its own, which also warms (in a warm there is
+// nothing to fence from); fills share a pool, so that however many of them hang,
+// a fence never waits for one. Every statement refuses the answer of a server in
+// recovery, and a statement is a snapshot of its own: the questions are plain
+// SELECTs, never functions, because a VOLATILE function sees several.
+type Postgres struct {
+	opts PostgresOptions
+	pool *pgxpool.Pool
+
+	mu   sync.Mutex // guards conn and sql; held by the one fence or warm under way
+	conn *pgx.Conn
+	sql  *statements
+}
+
+var _ Source = (*Postgres)(nil)
+
+// NewPostgres checks the options and the connection string's form. It connects
+// to nothing yet.
+func NewPostgres(o PostgresOptions) (*Postgres, error) {
+	if o.MaxConns < 2 {
+		return nil, errors.New("store.postgres.max_conns must be at least 2: one connection is the fence's own")
+	}
+	if _, err := relationName(o.Relation); err != nil {
+		return nil, err
+	}
+	p := &Postgres{opts: o}
+	cfg, err := p.poolConfig()
+	if err != nil {
+		return nil, err
+	}
+	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
+		return nil, fmt.Errorf("make the pool of connections for fills: %w", err)
+	}
+	return p, nil
+}
+
+// Kind implements Source.
+func (p *Postgres) Kind() string { return "postgres" }
+
+func (p *Postgres) poolConfig() (*pgxpool.Config, error) {
+	conn, err := p.connConfig()
+	if err != nil {
+		return nil, err
+	}
+	dsn, err := p.opts.DSN()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, scrub(err)
+	}
+	cfg.ConnConfig = conn
+	cfg.MaxConns = int32(p.opts.MaxConns - 1) //nolint:gosec // a handful
+	cfg.MinConns, cfg.MinIdleConns = 0, 1
+	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = 30*time.Minute, 5*time.Minute
+	cfg.MaxConnIdleTime = 10 * time.Minute
+	cfg.HealthCheckPeriod = 15 * time.Second
+	cfg.PingTimeout = 2 * time.Second
+	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		fresh, err := p.connConfig()
+		if err != nil {
+			return err
+		}
+		*c = *fresh
+		return nil
+	}
+	return cfg, nil
+}
+
+// connConfig parses the DSN as it is now.
+func (p *Postgres) connConfig() (*pgx.ConnConfig, error) {
+	dsn, err := p.opts.DSN()
+	if err != nil {
+		return nil, fmt.Errorf("store.postgres: %w", err)
+	}
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, scrub(err)
+	}
+	cfg.DefaultQueryExecMode = p.opts.ExecMode
+	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > p.opts.ConnectTimeout {
+		cfg.ConnectTimeout = p.opts.ConnectTimeout
+	}
+	if _, set := cfg.RuntimeParams["application_name"]; !set {
+		cfg.RuntimeParams["application_name"] = p.opts.ApplicationName
+	}
+	if p.opts.ExecMode == pgx.QueryExecModeCacheStatement {
+		// A range whose bound is a parameter never gets a generic plan by itself,
+		// and planning is most of a fence's cost. Poolers refuse the parameter, so
+		// only direct connections ask for it.
+		cfg.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	}
+	if len(cfg.Fallbacks) > 0 && cfg.ValidateConnect == nil {
+		cfg.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary
+	}
+	return cfg, nil
+}
+
+// scrub keeps a DSN's password out of an error: pgx quotes the string it could
+// not parse, with its own masking, which an odd string can defeat.
+func scrub(err error) error {
+	var parse *pgconn.ParseConfigError
+	if errors.As(err, &parse) {
+		return errors.New("store.postgres.dsn cannot be parsed; want postgres://user@host:5432/database?sslmode=verify-full or key=value pairs")
+	}
+	return err
+}
+
+// dedicated returns the fence's connection, making it if need be. The caller
+// holds mu.
+func (p *Postgres) dedicated(ctx context.Context) (*pgx.Conn, *statements, error) {
+	if p.conn != nil && !p.conn.IsClosed() {
+		return p.conn, p.sql, nil
+	}
+	cfg, err := p.connConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect for fences: %w", err)
+	}
+	sql, err := p.statements(ctx, conn)
+	if err != nil {
+		closeQuietly(conn)
+		return nil, nil, err
+	}
+	p.conn, p.sql = conn, sql
+	return conn, sql, nil
+}
+
+// dropOn closes the fence's connection after an error, so that the next fence
+// makes a new one, perhaps to another server.
+func (p *Postgres) dropOn(err error) {
+	if err != nil && p.conn != nil {
+		closeQuietly(p.conn)
+		p.conn = nil
+	}
+}
+
+func closeQuietly(conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_ = conn.Close(ctx) //nolint:errcheck // the connection is given up either way
+}
+
+// Fence implements Source with one range scan: its first row is the proof of the
+// cursor, its last the head.
+func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer func() { p.dropOn(err) }()
+	conn, sql, err := p.dedicated(ctx)
+	if err != nil {
+		return Page{}, err
+	}
+	rows, err := conn.Query(ctx, sql.fence, at.Seq, limit+1)
+	if err != nil {
+		return Page{}, classify(err)
+	}
+	defer rows.Close()
+	for n := 0; rows.Next(); n++ {
+		var (
+			standby    bool
+			timeline   *string
+			e          event.Event
+			kind       string
+			key, owner *string
+		)
+		if err := rows.Scan(&standby, &timeline, &page.Time, &page.CaptureIntact, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
+			return Page{}, fmt.Errorf("read a fence's row: %w", err)
+		}
+		if standby || timeline == nil {
+			return Page{}, ErrStandby
+		}
+		if n == 0 {
+			page.Timeline = *timeline
+			page.Known = e.Seq == at.Seq && e.ID == at.ID
+			if !page.Known {
+				break
+			}
+			continue
+		}
+		e.Kind, e.Prev = event.Kind(kind), -1
+		if key != nil {
+			e.KeyID = *key
+		}
+		if owner != nil {
+			e.OwnerID = *owner
+		}
+		page.Events = append(page.Events, e)
+	}
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return Page{}, classify(err)
+	}
+	page.Full = len(page.Events) == limit
+	if !page.Known {
+		// No such row is also what a standby without the log's tail would say.
+		return p.unknownCursor(ctx, conn)
+	}
+	return page, nil
+}
+
+// unknownCursor makes sure that it is a primary which does not know the cursor.
+func (p *Postgres) unknownCursor(ctx context.Context, conn *pgx.Conn) (Page, error) {
+	var standby bool
+	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
+		return Page{}, classify(err)
+	}
+	if standby {
+		return Page{}, ErrStandby
+	}
+	return Page{}, nil
+}
+
+// Fill implements Source.
+func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(Filled)) error {
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect for a fill: %w", err)
+	}
+	defer conn.Release()
+	sql, err := p.fillStatements(ctx, conn.Conn())
+	if err != nil {
+		return err
+	}
+	rows, err := conn.Query(ctx, sql.fill, pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID)
+	if err != nil {
+		return classify(err)
+	}
+	defer rows.Close()
+	if !rows.Next() {
+		if err := rows.Err(); err != nil {
+			return classify(err)
+		}
+		return errors.New("a fill's statement returned no row")
+	}
+	got, err := decodeFill(rows.RawValues())
+	if err != nil {
+		if errors.Is(err, ErrStandby) {
+			p.discard(conn)
+		}
+		return err
+	}
+	use(got)
+	if rows.Next() {
+		return ErrAmbiguous
+	}
+	return classify(rows.Err())
+}
+
+// discard closes a pooled connection that leads to the wrong server.
+func (p *Postgres) discard(conn *pgxpool.Conn) { closeQuietly(conn.Conn()) }
+
+// Warm implements Source in one REPEATABLE READ snapshot. Rows are taken as raw
+// binary values: COPY would not be faster, and does not pass every pooler.
+func (p *Postgres) Warm(ctx context.Context, limit int, head func(Head) error, row func(*Row) error) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer func() { p.dropOn(err) }()
+	conn, sql, err := p.dedicated(ctx)
+	if err != nil {
+		return err
+	}
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return classify(err)
+	}
+	h, err := readHead(ctx, tx, sql)
+	if err != nil {
+		return err
+	}
+	if err := head(h); err != nil {
+		return err
+	}
+	if err := streamKeys(ctx, tx, sql.warm, limit, row); err != nil {
+		return err
+	}
+	return classify(tx.Rollback(ctx))
+}
+
+func readHead(ctx context.Context, tx pgx.Tx, sql *statements) (Head, error) {
+	var (
+		standby  bool
+		timeline *string
+		h        Head
+		id       uuid.UUID
+	)
+	err := tx.QueryRow(ctx, sql.head).Scan(&standby, &timeline, &h.Cursor.Seq, &id, &h.Keys)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return Head{}, fmt.Errorf("%w: keysidecar.events is empty; run keysidecar migrate", ErrSchema)
+	case err != nil:
+		return Head{}, classify(err)
+	case standby || timeline == nil:
+		return Head{}, ErrStandby
+	}
+	h.Cursor.ID, h.Timeline = id, *timeline
+	return h, nil
+}
+
+func streamKeys(ctx context.Context, tx pgx.Tx, sql string, limit int, use func(*Row) error) error {
+	// cache_describe gets the result's types in every mode, also behind a pooler;
+	// in exec and simple mode raw values would come as text.
+	rows, err := tx.Query(ctx, sql, pgx.QueryExecModeCacheDescribe, pgx.QueryResultFormats{pgx.BinaryFormatCode}, limit)
+	if err != nil {
+		return classify(err)
+	}
+	defer rows.Close()
+	var row Row
+	for rows.Next() {
+		if err := decodeKey(rows.RawValues(), &row); err != nil {
+			return err
+		}
+		if err := use(&row); err != nil {
+			return err
+		}
+	}
+	return classify(rows.Err())
+}
+
+// Watch implements Source: what changes in Postgres is told by the queue, not
+// from here.
+func (p *Postgres) Watch(ctx context.Context, _ func()) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Close implements Source.
+func (p *Postgres) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		closeQuietly(p.conn)
+	}
+	p.pool.Close()
+}
+
+// classify tells a database that is not ready from one that does not answer.
+func classify(err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return err
+	}
+	switch pg.Code {
+	case "42P01", "3F000", "42703", "42883": // no such table, schema, column, function
+		return fmt.Errorf("%w: %w; run keysidecar migrate", ErrSchema, err)
+	case "42501": // insufficient privilege
+		return fmt.Errorf("%w: %w; grant the role keysidecar_sidecar", ErrSchema, err)
+	}
+	return err
+}

@@ -1,0 +1,213 @@
+package keystore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// statements are the questions, written for one relation.
+type statements struct{ fence, fill, head, warm string }
+
+// timelineSQL is NULL on a standby, where the function would fail.
+const timelineSQL = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END`
+
+const fenceSQL = `
+SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(), ` + captureIntactSQL + `,
+       e.seq, e.event_id, e.kind, e.key_id, e.owner_id, e.occurred_at
+FROM keysidecar.events e WHERE e.seq >= $1 ORDER BY e.seq LIMIT $2`
+
+const headSQL = `
+SELECT pg_is_in_recovery(), ` + timelineSQL + `, e.seq, e.event_id,
+       coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = to_regclass('%[1]s')), 0)
+FROM keysidecar.events e ORDER BY e.seq DESC LIMIT 1`
+
+// keyColumns casts, so that a view over an operator's table may have cousins of
+// the types.
+const keyColumns = `k.key_id::text, k.owner_id::text, k.algorithm::text, k.public_key::bytea, k.scopes::text[],
+       k.not_before::timestamptz, k.expires_at::timestamptz, k.revoked_at IS NOT NULL, k.attributes::jsonb`
+
+const fillSQL = `
+SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(),
+       EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $2 AND c.event_id = $3)
+       AND NOT EXISTS (SELECT 1 FROM keysidecar.events e WHERE e.seq > $2 AND
+           (e.key_id = $1 OR e.kind = 'reset' OR (e.kind = 'owner_changed' AND e.owner_id = k.owner_id::text))),
+       ` + keyColumns + `, %[2]s
+FROM (VALUES (1)) one(x) LEFT JOIN %[1]s k ON k.key_id = $1 %[3]s`
+
+const warmSQL = `SELECT ` + keyColumns + `, %[2]s FROM %[1]s k %[3]s LIMIT $1`
+
+// An operator's view may say itself whether the owner is suspended; otherwise
+// keysidecar.owners does.
+const (
+	ownerOwn    = `k.owner_suspended::boolean IS TRUE`
+	ownerJoined = `o.suspended_at IS NOT NULL`
+	ownerJoin   = `LEFT JOIN keysidecar.owners o ON o.owner_id = k.owner_id::text`
+)
+
+func writeStatements(relation string, ownOwner bool) *statements {
+	owner, join := ownerJoined, ownerJoin
+	if ownOwner {
+		owner, join = ownerOwn, ""
+	}
+	return &statements{
+		fence: fenceSQL,
+		head:  fmt.Sprintf(headSQL, strings.ReplaceAll(relation, "'", "''")),
+		fill:  fmt.Sprintf(fillSQL, relation, owner, join),
+		warm:  fmt.Sprintf(warmSQL, relation, owner, join),
+	}
+}
+
+// relationName quotes "schema.name" for use in a statement.
+func relationName(configured string) (string, error) {
+	schemaName, name, ok := strings.Cut(configured, ".")
+	if !ok || schemaName == "" || name == "" || strings.ContainsAny(configured, "\x00\"") || strings.Contains(name, ".") {
+		return "", fmt.Errorf("store.postgres.relation %q must be schema.name, without quotes", configured)
+	}
+	return pgx.Identifier{schemaName, name}.Sanitize(), nil
+}
+
+// statements looks at the relation once per connection and writes the questions.
+func (p *Postgres) statements(ctx context.Context, conn *pgx.Conn) (*statements, error) {
+	relation, err := relationName(p.opts.Relation)
+	if err != nil {
+		return nil, err
+	}
+	var exists, own bool
+	err = conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, EXISTS (SELECT 1 FROM pg_attribute a
+		WHERE a.attrelid = to_regclass($1) AND a.attname = 'owner_suspended' AND NOT a.attisdropped)`, relation).Scan(&exists, &own)
+	if err != nil {
+		return nil, fmt.Errorf("look at store.postgres.relation: %w", classify(err))
+	}
+	if !exists {
+		return nil, fmt.Errorf("%w: store.postgres.relation %s does not exist; run keysidecar migrate, or create the view", ErrSchema, p.opts.Relation)
+	}
+	return writeStatements(relation, own), nil
+}
+
+// fillStatements remembers the statements beside the pooled connection.
+func (p *Postgres) fillStatements(ctx context.Context, conn *pgx.Conn) (*statements, error) {
+	if sql, ok := conn.PgConn().CustomData()["keysidecar"].(*statements); ok {
+		return sql, nil
+	}
+	sql, err := p.statements(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	conn.PgConn().CustomData()["keysidecar"] = sql
+	return sql, nil
+}
+
+var errShape = fmt.Errorf("%w: the answer has an unexpected shape", ErrSchema)
+
+// decodeFill reads the binary columns of fillSQL. The values are valid until the
+// next call on the rows.
+func decodeFill(v [][]byte) (Filled, error) {
+	if len(v) != 4+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 {
+		return Filled{}, errShape
+	}
+	if v[0][0] != 0 || v[1] == nil {
+		return Filled{}, ErrStandby
+	}
+	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Clean: v[3][0] != 0}
+	if v[4] == nil {
+		return f, nil
+	}
+	f.Row = &Row{}
+	if err := decodeKey(v[4:], f.Row); err != nil {
+		return Filled{}, err
+	}
+	if err := f.Row.check(); err != nil {
+		return Filled{}, fmt.Errorf("%w: %w", ErrBadRow, err)
+	}
+	return f, nil
+}
+
+// decodeKey reads keyColumns and the owner's state from binary values into row,
+// reusing its slices.
+func decodeKey(v [][]byte, row *Row) error {
+	if len(v) != 10 || len(v[7]) != 1 {
+		return errShape
+	}
+	row.ID, row.OwnerID, row.Algorithm, row.PublicKey = v[0], v[1], v[2], v[3]
+	var err error
+	if row.Scopes, err = decodeTextArray(v[4], row.Scopes[:0]); err != nil {
+		return err
+	}
+	row.NotBefore, row.ExpiresAt = Never, Always
+	if v[5] != nil {
+		row.NotBefore = pgMicros(v[5])
+	}
+	if v[6] != nil {
+		row.ExpiresAt = pgMicros(v[6])
+	}
+	row.Revoked = v[7][0] != 0
+	row.Attributes = nil
+	if len(v[8]) > 0 {
+		row.Attributes = v[8][1:] // jsonb's binary form: a version byte, then text
+	}
+	row.OwnerSuspended = len(v[9]) == 1 && v[9][0] != 0
+	return nil
+}
+
+// postgresEpoch is 2000-01-01 in microseconds since 1970.
+const postgresEpoch = 946_684_800_000_000
+
+// pgMicros converts a binary timestamptz; infinity becomes Always, -infinity Never.
+func pgMicros(b []byte) int64 {
+	if len(b) != 8 {
+		return Never
+	}
+	n := int64(binary.BigEndian.Uint64(b)) //nolint:gosec // two's complement on the wire
+	switch n {
+	case math.MaxInt64:
+		return Always
+	case math.MinInt64:
+		return Never
+	}
+	return n + postgresEpoch
+}
+
+// decodeTextArray reads a one-dimensional text[] without NULLs; nil is empty.
+func decodeTextArray(b []byte, into [][]byte) ([][]byte, error) {
+	if b == nil {
+		return into, nil
+	}
+	bad := func(why string) ([][]byte, error) { return nil, fmt.Errorf("%w: scopes %s", ErrBadRow, why) }
+	if len(b) < 12 {
+		return bad("are no array")
+	}
+	switch binary.BigEndian.Uint32(b) {
+	case 0:
+		return into, nil
+	case 1:
+	default:
+		return bad("have more than one dimension")
+	}
+	if len(b) < 20 {
+		return bad("are no array")
+	}
+	n := binary.BigEndian.Uint32(b[12:])
+	for b = b[20:]; n > 0; n-- {
+		if len(b) < 4 {
+			return bad("end early")
+		}
+		size := binary.BigEndian.Uint32(b)
+		if size == math.MaxUint32 {
+			return bad("hold a NULL")
+		}
+		if uint64(len(b)-4) < uint64(size) {
+			return bad("end early")
+		}
+		into = append(into, b[4:4+size])
+		b = b[4+size:]
+	}
+	return into, nil
+}
+
+const captureIntactSQL = `keysidecar.capture_intact()`

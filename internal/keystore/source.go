@@ -1,0 +1,102 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keysidecar/keysidecar/internal/event"
+)
+
+// Cursor is a place in one history: the row (seq, event_id) up to which every
+// event has been applied.
+type Cursor struct {
+	Seq int64
+	ID  uuid.UUID
+}
+
+// noCursor is the cursor of a generation that was never warmed. No log knows it,
+// so that nothing read under it can be kept.
+var noCursor = Cursor{Seq: -1}
+
+// Source is where the truth about keys lives: Postgres, or a key file.
+//
+// Every call is answered from the place that acknowledges revocations (for
+// Postgres: the primary) and fails with ErrStandby elsewhere. A Source is safe
+// for one Fence or Warm at a time beside any number of Fills, and a Fence must
+// never have to wait for a Fill.
+type Source interface {
+	// Kind is "postgres" or "file".
+	Kind() string
+
+	// Fence asks, in one snapshot taken after the call began, whether the log
+	// still holds at, and for at most limit events after it, in order.
+	Fence(ctx context.Context, at Cursor, limit int) (Page, error)
+
+	// Fill reads one key in one snapshot taken after the call began, together
+	// with whether the log holds at and has nothing on that key, its owner, or
+	// everything after it (Filled.Clean). use is called once, before Fill returns
+	// nil, with bytes that are valid only during that call.
+	Fill(ctx context.Context, keyID string, at Cursor, use func(Filled)) error
+
+	// Warm reads, in one snapshot taken after the call began, first the head of
+	// the log and then up to limit keys. It stops at the first error a callback
+	// returns, and returns that. The Row is valid only during the call.
+	Warm(ctx context.Context, limit int, head func(Head) error, row func(*Row) error) error
+
+	// Watch blocks until ctx ends and calls changed whenever a fence is likely to
+	// find something new. A source that cannot know never calls it.
+	Watch(ctx context.Context, changed func()) error
+
+	// Close frees what the source holds. No call may be under way.
+	Close()
+}
+
+// Page is a fence's answer.
+type Page struct {
+	// Known: the log holds the cursor that was asked from. If not, the other
+	// fields say nothing.
+	Known bool
+	// Timeline changes when the log may have been cut short and grown anew
+	// (Postgres: promotion of a standby).
+	Timeline string
+	// Time is the source's wall clock when it took the snapshot.
+	Time time.Time
+	// CaptureIntact: nothing that should write to the log has been switched off.
+	CaptureIntact bool
+	// Events after the cursor, in order, without holes other than those the
+	// numbering has. Full says there may be more.
+	Events []event.Event
+	Full   bool
+}
+
+// Head is the end of the log as a warm's snapshot shows it.
+type Head struct {
+	Cursor   Cursor
+	Timeline string
+	// Keys estimates how many rows follow, for progress reports; 0 if unknown.
+	Keys int64
+}
+
+// Filled is a fill's answer.
+type Filled struct {
+	// Row is nil for a key the source does not have.
+	Row      *Row
+	Clean    bool
+	Timeline string
+	Time     time.Time
+}
+
+// Errors a Source reports by name; anything else is "the source did not answer".
+var (
+	// ErrStandby: a server in recovery answered. Its state may be old.
+	ErrStandby = errors.New("the server is a standby, or read from one")
+	// ErrAmbiguous: the relation has several rows for one key_id.
+	ErrAmbiguous = errors.New("the relation has more than one row for this key_id")
+	// ErrBadRow: a row breaks the rules that Key.Check states.
+	ErrBadRow = errors.New("the relation has a row that cannot be used")
+	// ErrSchema: tables, columns or rights are missing, or of another version.
+	ErrSchema = errors.New("the database is not ready for keysidecar")
+)

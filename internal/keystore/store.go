@@ -1,0 +1,234 @@
+package keystore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
+
+	"github.com/keysidecar/keysidecar/internal/clock"
+	"github.com/keysidecar/keysidecar/internal/event"
+)
+
+// Options is what New needs. Durations and counts have no defaults here; the
+// configuration's apply.
+type Options struct {
+	Clock      *clock.Clock
+	Source     Source
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer
+
+	// Capacity is how many keys memory holds (marks included), within a few
+	// per cent.
+	Capacity int
+	// MaxTTL is the age at which an entry is read again; 0 for never.
+	MaxTTL time.Duration
+	// NegativeTTL is how long an unknown key is remembered; 0 for not at all.
+	NegativeTTL time.Duration
+	// FillTimeout bounds one read, and how long a request waits for a fence.
+	FillTimeout time.Duration
+	// MaxFills reads may be under way at once.
+	MaxFills int
+	// MissRate is how many unknown keys are read a second. Keys that memory has a
+	// mark for have ten times that of their own.
+	MissRate int
+
+	// MaxStaleness is L.
+	MaxStaleness time.Duration
+	// FenceInterval and MinFenceGap are the longest and shortest pause between
+	// fences.
+	FenceInterval, MinFenceGap time.Duration
+	// StaleLimit is 0 under fail_closed; under serve_stale it takes L's place.
+	StaleLimit time.Duration
+	// WarmJitter spreads the first warm of a rollout over this long.
+	WarmJitter time.Duration
+}
+
+func (o *Options) check() error {
+	switch {
+	case o.Clock == nil || o.Source == nil || o.Logger == nil || o.Registerer == nil:
+		return errors.New("keystore: Clock, Source, Logger and Registerer are required")
+	case o.Capacity < 1 || o.MaxFills < 1 || o.MissRate < 1:
+		return errors.New("keystore: Capacity, MaxFills and MissRate must be at least 1")
+	case o.FillTimeout <= 0 || o.FenceInterval <= 0 || o.MinFenceGap <= 0 || o.MinFenceGap > o.FenceInterval:
+		return errors.New("keystore: FillTimeout, FenceInterval and MinFenceGap must be positive, and the gap no longer than the interval")
+	case o.MaxStaleness <= o.FenceInterval || o.MaxStaleness <= 2*clock.Uncertainty:
+		return fmt.Errorf("keystore: MaxStaleness must be longer than FenceInterval (%v)", o.FenceInterval)
+	case o.StaleLimit != 0 && o.StaleLimit < o.MaxStaleness:
+		return errors.New("keystore: StaleLimit must not be shorter than MaxStaleness")
+	}
+	return nil
+}
+
+// Store answers look-ups; see the package documentation.
+type Store struct {
+	opts    Options
+	clock   *clock.Clock
+	source  Source
+	log     *zap.Logger
+	metrics *metrics
+	hooks   hooks
+
+	// term is L less what the clock may be wrong by.
+	term         time.Duration
+	fenceTimeout time.Duration
+
+	mem     atomic.Pointer[memory] // never nil
+	warming atomic.Pointer[memory] // being built, else nil
+
+	pulse      *pulse
+	asked      chan struct{}
+	fenceError atomic.Pointer[fenceResult]
+	arrivals   *arrivals
+	onBehind   atomic.Pointer[func()]
+	histories  int // endings seen; the fence's goroutine only
+
+	once   sync.Once
+	warmed chan struct{}
+
+	// life ends when Run does; fills derive from it, not from their callers.
+	life       context.Context
+	stop       context.CancelFunc
+	fills      sync.WaitGroup
+	fillSlots  chan struct{}
+	lingerMu   sync.Mutex // after a shard's mu
+	lingering  []lingerer
+	missBudget *rate.Limiter
+	markBudget *rate.Limiter
+}
+
+// New returns a store that knows nothing yet; Run makes it learn.
+func New(o Options) (*Store, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts: o, clock: o.Clock, source: o.Source, log: o.Logger,
+		term: o.MaxStaleness - clock.Uncertainty,
+		// Two tries must fit between the end of an interval and the end of the lease.
+		fenceTimeout: max(50*time.Millisecond, min(o.FenceInterval, (o.MaxStaleness-o.FenceInterval)/2)),
+		pulse:        newPulse(),
+		asked:        make(chan struct{}, 1),
+		warmed:       make(chan struct{}),
+		fillSlots:    make(chan struct{}, o.MaxFills),
+		missBudget:   rate.NewLimiter(rate.Limit(o.MissRate), o.MissRate),
+		markBudget:   rate.NewLimiter(rate.Limit(10*o.MissRate), 10*o.MissRate),
+	}
+	s.fenceError.Store(&fenceResult{})
+	s.life, s.stop = context.WithCancel(context.Background())
+	m, err := newMemory(1, historyName("", 0))
+	if err != nil {
+		return nil, err
+	}
+	s.mem.Store(m)
+	s.arrivals = newArrivals(s.queueBehind)
+	s.metrics, err = newMetrics(o.Registerer, s)
+	if err != nil {
+		return nil, fmt.Errorf("keystore: %w", err)
+	}
+	return s, nil
+}
+
+// Run warms, fences and watches the source until ctx ends, then ends the lease,
+// waits for the fills under way, and returns nil. It is called once.
+func (s *Store) Run(ctx context.Context) error {
+	defer func() {
+		s.stop()
+		s.mem.Load().ended.Store(true)
+		s.mem.Load().lease.Store(nil)
+		s.arrivals.stop()
+		s.fills.Wait()
+	}()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.fences(ctx) })
+	g.Go(func() error {
+		return s.source.Watch(ctx, func() { s.RequestFence(FenceForSource) })
+	})
+	return g.Wait()
+}
+
+// Warmed is closed when the first warm has been adopted and fenced.
+func (s *Store) Warmed() <-chan struct{} { return s.warmed }
+
+// Evict applies a message from the queue. Whoever wrote it, it can only take
+// trust away: what memory holds of the key or owner is distrusted, and Postgres
+// is asked for the truth. Nothing is added, and neither the cursor nor the lease
+// moves (S2).
+func (s *Store) Evict(e event.Event) {
+	s.arrivals.delivered(e.ID)
+	if w := s.warming.Load(); w != nil { // before mem: see adopt
+		w.apply(e, false)
+	}
+	if s.mem.Load().apply(e, false) {
+		s.metrics.marked.Inc()
+	}
+	s.metrics.applied(pathQueue, 1)
+	s.RequestFence(FenceForMessage)
+}
+
+// OnQueueBehind registers f, to be called when a fence has brought events that
+// the queue did not deliver, too. f must not block.
+func (s *Store) OnQueueBehind(f func()) { s.onBehind.Store(&f) }
+
+func (s *Store) queueBehind(missing int) {
+	s.metrics.missing.Add(float64(missing))
+	if f := s.onBehind.Load(); f != nil {
+		(*f)()
+	}
+}
+
+// Status returns the store's state now.
+func (s *Store) Status() Status {
+	m := s.mem.Load()
+	l := m.lease.Load()
+	now := s.clock.Now()
+	st := Status{
+		Fresh:         l.covers(now, 0),
+		Complete:      m.complete.Load(),
+		CaptureIntact: s.metrics.capture.Load(),
+		AsOf:          AsOf{History: m.history, Seq: max(m.cursor.Load().Seq, 0)},
+		MaxStaleness:  s.opts.MaxStaleness,
+		StaleLimit:    s.opts.StaleLimit,
+		Capacity:      s.opts.Capacity,
+		StoreKind:     s.source.Kind(),
+	}
+	select {
+	case <-s.warmed:
+		st.Warmed = true
+	default:
+	}
+	st.ServesStale = !st.Fresh && s.opts.StaleLimit > 0 && !m.ended.Load() && l.coversStale(now)
+	if l != nil {
+		st.AsOf.Seq = l.seq
+		st.AsOf.Age = now.Sub(l.asked)
+		st.LeaseRemaining = max(0, l.until.Sub(now))
+	}
+	st.Entries, st.Marks, st.Negative = m.count()
+	st.LastFenceError = s.fenceError.Load().category
+	return st
+}
+
+// hooks let tests stop a fill before and after its read. Their zero value does
+// nothing.
+type hooks struct {
+	before, after func(keyID string)
+}
+
+func (h *hooks) beforeFill(keyID string) {
+	if h.before != nil {
+		h.before(keyID)
+	}
+}
+
+func (h *hooks) afterFill(keyID string) {
+	if h.after != nil {
+		h.after(keyID)
+	}
+}
