@@ -21,6 +21,8 @@ const (
 	ForRelay
 	// ForAdmin: a command that works on the store (keys, owners, migrate).
 	ForAdmin
+	// ForMigration: the command migrate.
+	ForMigration
 	// ForClient: a command that asks a running sidecar (verify, status, wait).
 	ForClient
 )
@@ -49,6 +51,9 @@ func (c *Config) Validate(role Role) error {
 		v.broker(true)
 	case ForAdmin:
 		v.store(role)
+	case ForMigration:
+		v.store(role)
+		v.relayDSN()
 	case ForClient:
 		v.listen()
 	}
@@ -198,6 +203,8 @@ func (v *validator) store(role Role) {
 	switch {
 	case s.Kind == StoreFile && role == ForRelay:
 		v.fail("store.kind", "a relay publishes the events of a database and has nothing to do for a key file: use %s", StorePostgres)
+	case s.Kind == StoreFile && role == ForMigration:
+		v.fail("store.kind", "a key file has no tables to migrate: use %s", StorePostgres)
 	case s.Kind == StoreFile:
 		if s.File.Path == "" {
 			v.fail("store.file.path", "must name the key file when store.kind is %s", StoreFile)
@@ -212,7 +219,7 @@ func (v *validator) postgres(role Role) {
 	if p.DSN != "" && p.DSNFile != "" {
 		v.fail("store.postgres.dsn_file", "store.postgres.dsn is set, too: keep one of them")
 	}
-	haveOwn := role == ForRelay && (v.config.Relay.DSN != "" || v.config.Relay.DSNFile != "")
+	haveOwn := (role == ForRelay || role == ForMigration) && (v.config.Relay.DSN != "" || v.config.Relay.DSNFile != "")
 	if p.DSN == "" && p.DSNFile == "" && !haveOwn {
 		v.fail("store.postgres.dsn", "must say how to reach Postgres (or set store.postgres.dsn_file, or store.kind: %s to do without a database)", StoreFile)
 	}
@@ -318,6 +325,11 @@ func (v *validator) relay() {
 	}
 	v.within("relay.retention", r.Retention, time.Hour, 87600*time.Hour)
 	v.oneOf("relay.wakeup", r.Wakeup, WakeupNotify, WakeupPoll)
+	v.relayDSN()
+}
+
+func (v *validator) relayDSN() {
+	r := &v.config.Relay
 	if r.DSN != "" && r.DSNFile != "" {
 		v.fail("relay.dsn_file", "relay.dsn is set, too: keep one of them")
 	}

@@ -1,0 +1,34 @@
+package app
+
+import (
+	"fmt"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Build says which program this is.
+type Build struct {
+	Version, Revision string
+}
+
+// newRegistry returns a registry of the process's own with what is known about
+// the process itself.
+func newRegistry(b Build) (*prometheus.Registry, error) {
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "keysidecar_build_info",
+		Help:        "Always 1; the labels say which program this is.",
+		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": runtime.Version()},
+	})
+	info.Set(1)
+	reg := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("register the process's metrics: %w", err)
+		}
+	}
+	return reg, nil
+}

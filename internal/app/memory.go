@@ -1,0 +1,59 @@
+package app
+
+import (
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"go.uber.org/zap"
+)
+
+// limitMemory tells the garbage collector to keep to 90 % of the container's
+// memory, which Go does not find out by itself. GOMEMLIMIT, if set, stands.
+func limitMemory(log *zap.Logger) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	limit, ok := cgroupLimit("/proc/self/cgroup", "/sys/fs/cgroup")
+	if !ok {
+		return
+	}
+	limit -= limit / 10
+	debug.SetMemoryLimit(limit)
+	log.Info("memory limit taken from the container", zap.Int64("bytes", limit))
+}
+
+// cgroupLimit returns the lowest memory.max of this process's control group and
+// those around it (cgroup v2); ok is false if there is none.
+func cgroupLimit(self, root string) (limit int64, ok bool) {
+	data, err := os.ReadFile(self)
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(data)) {
+		path, v2 := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !v2 {
+			continue
+		}
+		for dir := filepath.Clean("/" + path); ; dir = filepath.Dir(dir) {
+			if n, found := readLimit(filepath.Join(root, dir, "memory.max")); found && (!ok || n < limit) {
+				limit, ok = n, true
+			}
+			if dir == "/" {
+				return limit, ok
+			}
+		}
+	}
+	return 0, false
+}
+
+func readLimit(file string) (int64, bool) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64) // "max" is none
+	return n, err == nil && n > 0
+}
