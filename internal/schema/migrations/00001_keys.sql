@@ -9,7 +9,7 @@ CREATE FUNCTION keysidecar.valid_scopes(scopes text[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT cardinality(scopes) <= 64
+	SELECT array_ndims(scopes) = 1 AND cardinality(scopes) <= 64
 		AND NOT EXISTS (SELECT 1 FROM unnest(scopes) AS s WHERE s IS NULL OR octet_length(s) NOT BETWEEN 1 AND 256)
 $$;
 -- +goose StatementEnd

@@ -9,7 +9,7 @@ CREATE TABLE keysidecar.settings (
 COMMENT ON TABLE keysidecar.settings IS 'Durable settings of the whole fleet.';
 -- A program built for at least this version of the schema can use the database.
 -- A migration that older programs cannot live with raises it.
-INSERT INTO keysidecar.settings VALUES ('schema.serves_from', '4');
+INSERT INTO keysidecar.settings VALUES ('schema.serves_from', '7');
 
 CREATE TABLE keysidecar.instances (
 	registration     uuid PRIMARY KEY,

@@ -32,8 +32,9 @@ DECLARE
 			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems()"],
 		"keysidecar_app": [
 			"USAGE ON SCHEMA keysidecar",
-			"SELECT ON keysidecar.schema_version",
-			"SELECT, INSERT, UPDATE, DELETE ON keysidecar.public_keys, keysidecar.owners"]
+			"SELECT ON keysidecar.schema_version, keysidecar.settings",
+			"SELECT, INSERT, UPDATE, DELETE ON keysidecar.public_keys, keysidecar.owners",
+			"EXECUTE ON FUNCTION keysidecar.revoke_key(text, text), keysidecar.suspend_owner(text), keysidecar.reactivate_owner(text)"]
 	}';
 BEGIN
 	missing := '{}';
