@@ -198,6 +198,9 @@ const (
 	StorePostgres = "postgres"
 	StoreFile     = "file"
 
+	ExecCacheStatement = "cache_statement"
+	ExecCacheDescribe  = "cache_describe"
+
 	RequireWarm = "warm"
 	RequireNone = "none"
 
@@ -228,7 +231,7 @@ func Default() *Config {
 		},
 		Store: Store{
 			Kind:     StorePostgres,
-			Postgres: Postgres{Relation: DefaultRelation, MaxConns: 2, ExecMode: "cache_statement"},
+			Postgres: Postgres{Relation: DefaultRelation, MaxConns: 2, ExecMode: ExecCacheStatement},
 		},
 		Startup: Startup{Require: RequireWarm, MaxWait: time.Minute},
 		Cache: Cache{

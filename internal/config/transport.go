@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -86,6 +87,14 @@ func dsnMistake(err error) string {
 		return "is no valid URL: percent-encode special characters in user and password"
 	}
 	return "cannot be used: " + reason.Error()
+}
+
+// QueryExecMode returns store.postgres.exec_mode as pgx knows it.
+func (p *Postgres) QueryExecMode() pgx.QueryExecMode {
+	if p.ExecMode == ExecCacheDescribe {
+		return pgx.QueryExecModeCacheDescribe
+	}
+	return pgx.QueryExecModeCacheStatement
 }
 
 // urls checks broker URLs, which come from key.

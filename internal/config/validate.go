@@ -233,7 +233,7 @@ func (v *validator) postgres(role Role) {
 		if p.MaxConns < 2 || p.MaxConns > 64 {
 			v.fail("store.postgres.max_conns", "must be between 2 (one for the fence, one for the rest) and 64")
 		}
-		v.oneOf("store.postgres.exec_mode", p.ExecMode, "cache_statement", "cache_describe")
+		v.oneOf("store.postgres.exec_mode", p.ExecMode, ExecCacheStatement, ExecCacheDescribe)
 	}
 }
 
