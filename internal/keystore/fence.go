@@ -26,6 +26,9 @@ const (
 // about half a microsecond a row.
 const pageRows = 10_000
 
+// minPageRows is what a page shrinks to when it cannot be read in time.
+const minPageRows = 64
+
 // Why a round of fences brought no lease.
 var (
 	errHistoryOver = errors.New("the log no longer holds this sidecar's cursor")
@@ -160,8 +163,9 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	at := *m.cursor.Load()
 	ctx, cancel := context.WithTimeout(ctx, s.fenceTimeout)
 	defer cancel()
-	page, err := s.source.Fence(ctx, at, pageRows)
+	page, err := s.source.Fence(ctx, at, s.pageRows)
 	answered := s.clock.Now()
+	s.sizePage(err)
 	s.metrics.fenceDuration.Observe(answered.Sub(asked).Seconds())
 	switch {
 	case err != nil:
@@ -192,6 +196,17 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	s.metrics.fence(fenceFresh)
 	s.once.Do(func() { close(s.warmed) })
 	return false, nil
+}
+
+// sizePage halves the page after a time-out and lets it grow again after success:
+// a sidecar far behind on a slow line must get somewhere.
+func (s *Store) sizePage(err error) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		s.pageRows = max(minPageRows, s.pageRows/2)
+	case err == nil:
+		s.pageRows = min(pageRows, s.pageRows*2)
+	}
 }
 
 // applyPage applies events in order and then moves the cursor past them. A

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
@@ -120,5 +119,3 @@ func (b *bench) fenced() {
 func key(i int) Key {
 	return Key{ID: fmt.Sprintf("k%d", i), OwnerID: fmt.Sprintf("m%d", i%3), Algorithm: "ed25519", PublicKey: []byte("0123456789012345678901234567890123456789abcd"), Scopes: []string{"pay", "refund"}, Attributes: `{"env":"live"}`}
 }
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -162,6 +162,8 @@ type Row struct {
 	NotBefore, ExpiresAt    int64
 	Revoked, OwnerSuspended bool
 	Attributes              []byte // a JSON object, or empty
+	// bad is what a source found wrong while reading the row.
+	bad error
 }
 
 // Never and Always are a Row's unbounded NotBefore and ExpiresAt.
@@ -184,6 +186,9 @@ func micros(t time.Time, unset int64) int64 {
 // room for. Postgres's constraints refuse such rows long before, but a view over
 // an operator's own table may have none.
 func (row *Row) check() error {
+	if row.bad != nil {
+		return fmt.Errorf("key %q: %w", row.ID, row.bad)
+	}
 	if err := CheckKeyID(string(row.ID)); err != nil {
 		return err
 	}

@@ -46,10 +46,18 @@ type Postgres struct {
 	opts PostgresOptions
 	pool *pgxpool.Pool
 
-	mu   sync.Mutex // guards conn and sql; held by the one fence or warm under way
+	mu   sync.Mutex // guards what follows; held by the one fence or warm under way
 	conn *pgx.Conn
 	sql  *statements
+	// captureIntact is what the last check of the triggers found, at captureAt.
+	captureIntact bool
+	captureAt     time.Time
 }
+
+// captureEvery is how long a check of the capture triggers is good for. Every
+// fence of the regular interval makes one; those that follow messages closely
+// need not.
+const captureEvery = 500 * time.Millisecond
 
 var _ Source = (*Postgres)(nil)
 
@@ -194,7 +202,8 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 	if err != nil {
 		return Page{}, err
 	}
-	rows, err := conn.Query(ctx, sql.fence, at.Seq, limit+1)
+	check := p.captureDue()
+	rows, err := conn.Query(ctx, sql.fence, at.Seq, limit+1, check)
 	if err != nil {
 		return Page{}, classify(err)
 	}
@@ -206,14 +215,19 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 			e          event.Event
 			kind       string
 			key, owner *string
+			intact     *bool
 		)
-		if err := rows.Scan(&standby, &timeline, &page.Time, &page.CaptureIntact, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
+		if err := rows.Scan(&standby, &timeline, &page.Time, &intact, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
 			return Page{}, fmt.Errorf("read a fence's row: %w", err)
 		}
 		if standby || timeline == nil {
 			return Page{}, ErrStandby
 		}
 		if n == 0 {
+			if intact != nil {
+				p.captureIntact, p.captureAt = *intact, time.Now() //nolint:forbidigo // see captureDue
+			}
+			page.CaptureIntact = p.captureIntact
 			page.Timeline = *timeline
 			page.Known = e.Seq == at.Seq && e.ID == at.ID
 			if !page.Known {
@@ -242,6 +256,11 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 	return page, nil
 }
 
+// captureDue says whether the next fence shall check the triggers.
+func (p *Postgres) captureDue() bool {
+	return !p.captureIntact || time.Since(p.captureAt) > captureEvery //nolint:forbidigo // how often to ask, not what to answer
+}
+
 // unknownCursor makes sure that it is a primary which does not know the cursor.
 func (p *Postgres) unknownCursor(ctx context.Context, conn *pgx.Conn) (Page, error) {
 	var standby bool
@@ -265,7 +284,7 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(F
 	if err != nil {
 		return err
 	}
-	rows, err := conn.Query(ctx, sql.fill, pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID)
+	rows, err := conn.Query(ctx, sql.fill, p.rawMode(), pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID)
 	if err != nil {
 		return classify(err)
 	}
@@ -288,6 +307,16 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(F
 		return ErrAmbiguous
 	}
 	return classify(rows.Err())
+}
+
+// rawMode is how statements are sent whose answers are taken as raw binary
+// values. In exec and simple_protocol mode those would come as text, so they use
+// cache_describe, which passes the same poolers.
+func (p *Postgres) rawMode() pgx.QueryExecMode {
+	if p.opts.ExecMode == pgx.QueryExecModeCacheStatement {
+		return p.opts.ExecMode
+	}
+	return pgx.QueryExecModeCacheDescribe
 }
 
 // discard closes a pooled connection that leads to the wrong server.
@@ -341,8 +370,7 @@ func readHead(ctx context.Context, tx pgx.Tx, sql *statements) (Head, error) {
 }
 
 func streamKeys(ctx context.Context, tx pgx.Tx, sql string, limit int, use func(*Row) error) error {
-	// cache_describe gets the result's types in every mode, also behind a pooler;
-	// in exec and simple mode raw values would come as text.
+	// Described afresh: a warm is rare, and the relation may have changed.
 	rows, err := tx.Query(ctx, sql, pgx.QueryExecModeCacheDescribe, pgx.QueryResultFormats{pgx.BinaryFormatCode}, limit)
 	if err != nil {
 		return classify(err)

@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -17,8 +18,12 @@ type statements struct{ fence, fill, head, warm string }
 // timelineSQL is NULL on a standby, where the function would fail.
 const timelineSQL = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END`
 
+// The sub-selects do not depend on the row, so Postgres evaluates each once. The
+// check of the capture triggers costs several times the rest; $3 says whether to
+// make it.
 const fenceSQL = `
-SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(), ` + captureIntactSQL + `,
+SELECT (SELECT pg_is_in_recovery()), (SELECT ` + timelineSQL + `), statement_timestamp(),
+       (SELECT CASE WHEN $3::boolean THEN keysidecar.capture_intact() END),
        e.seq, e.event_id, e.kind, e.key_id, e.owner_id, e.occurred_at
 FROM keysidecar.events e WHERE e.seq >= $1 ORDER BY e.seq LIMIT $2`
 
@@ -135,10 +140,7 @@ func decodeKey(v [][]byte, row *Row) error {
 		return errShape
 	}
 	row.ID, row.OwnerID, row.Algorithm, row.PublicKey = v[0], v[1], v[2], v[3]
-	var err error
-	if row.Scopes, err = decodeTextArray(v[4], row.Scopes[:0]); err != nil {
-		return err
-	}
+	row.Scopes, row.bad = decodeTextArray(v[4], row.Scopes[:0])
 	row.NotBefore, row.ExpiresAt = Never, Always
 	if v[5] != nil {
 		row.NotBefore = pgMicros(v[5])
@@ -178,7 +180,7 @@ func decodeTextArray(b []byte, into [][]byte) ([][]byte, error) {
 	if b == nil {
 		return into, nil
 	}
-	bad := func(why string) ([][]byte, error) { return nil, fmt.Errorf("%w: scopes %s", ErrBadRow, why) }
+	bad := func(why string) ([][]byte, error) { return nil, errors.New("scopes " + why) }
 	if len(b) < 12 {
 		return bad("are no array")
 	}
@@ -209,5 +211,3 @@ func decodeTextArray(b []byte, into [][]byte) ([][]byte, error) {
 	}
 	return into, nil
 }
-
-const captureIntactSQL = `keysidecar.capture_intact()`

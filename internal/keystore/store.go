@@ -89,6 +89,7 @@ type Store struct {
 	arrivals   *arrivals
 	onBehind   atomic.Pointer[func()]
 	histories  int // endings seen; the fence's goroutine only
+	pageRows   int // of the next fence; the fence's goroutine only
 
 	once   sync.Once
 	warmed chan struct{}
@@ -115,6 +116,7 @@ func New(o Options) (*Store, error) {
 		// Two tries must fit between the end of an interval and the end of the lease.
 		fenceTimeout: max(50*time.Millisecond, min(o.FenceInterval, (o.MaxStaleness-o.FenceInterval)/2)),
 		pulse:        newPulse(),
+		pageRows:     pageRows,
 		asked:        make(chan struct{}, 1),
 		warmed:       make(chan struct{}),
 		fillSlots:    make(chan struct{}, o.MaxFills),
