@@ -1,0 +1,328 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/keystore"
+)
+
+// Keys is what the data plane asks. *keystore.Store is one.
+type Keys interface {
+	// Lookup says whether the key may be used. It does not keep keyID. The error
+	// is nil, keystore.ErrNotCached or a *keystore.UnavailableError.
+	Lookup(ctx context.Context, keyID string, b keystore.Bounds) (keystore.Answer, error)
+	Status() keystore.Status
+}
+
+// TCP says where the data plane listens besides its socket.
+type TCP struct {
+	// Address is a loopback address and a port; empty for none.
+	Address string
+	// Token, if not nil, returns the bearer token that every request must present.
+	// It is called again and again, so that the token can be changed in place;
+	// when it fails the last good one stays in force.
+	Token func() (string, error)
+}
+
+// DataOptions configure a data plane. Keys, Registerer and at least one of
+// Socket.Path and TCP.Address are required.
+type DataOptions struct {
+	Keys   Keys
+	Socket Socket
+	TCP    TCP
+	// Pepper keys the hash of presented secrets; see keystore.HashSecret.
+	Pepper []byte
+	// Instance and Version are told by /v1/status.
+	Instance, Version string
+	// MaxConnections is served at once by each listener; 0 means 1024.
+	MaxConnections int
+	// ReadTimeout is how long a request may take to arrive once its first byte
+	// has, WriteTimeout how long a client may take to read. 0 means 10 s. Between
+	// requests a connection may idle for ever.
+	ReadTimeout, WriteTimeout time.Duration
+	Logger                    *zap.Logger
+	Registerer                prometheus.Registerer
+}
+
+// maxHeader bounds the request line and header fields of one request, in bytes.
+const maxHeader = 8 << 10
+
+// Data is the data plane: one HTTP server on a Unix socket, a loopback address,
+// or both.
+type Data struct {
+	opts    DataOptions
+	keys    Keys
+	logger  *zap.Logger
+	metrics *metrics
+	http    *fasthttp.Server
+
+	listeners []*listener
+	socket    *boundSocket
+
+	// tick counts the sweeper's rounds; slow clients are told by it.
+	tick      atomic.Int64
+	tickEvery time.Duration
+	// stopping: answers close their connections.
+	stopping atomic.Bool
+	// life ends when requests still running must end.
+	life    context.Context //nolint:containedctx // the life of the server, not of a call
+	endLife context.CancelFunc
+
+	batches sync.Pool // of *batch
+}
+
+// NewData checks the options and registers the metrics.
+func NewData(opts DataOptions) (*Data, error) {
+	switch {
+	case opts.Keys == nil:
+		return nil, errors.New("server: no Keys")
+	case opts.Registerer == nil:
+		return nil, errors.New("server: no Registerer")
+	case opts.Socket.Path == "" && opts.TCP.Address == "":
+		return nil, errors.New("server: neither a socket nor a tcp address to listen on")
+	}
+	if opts.Logger == nil {
+		opts.Logger = zap.NewNop()
+	}
+	if opts.MaxConnections <= 0 {
+		opts.MaxConnections = 1024
+	}
+	if opts.ReadTimeout <= 0 {
+		opts.ReadTimeout = 10 * time.Second
+	}
+	if opts.WriteTimeout <= 0 {
+		opts.WriteTimeout = 10 * time.Second
+	}
+	m, err := newMetrics(opts.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("server: register metrics: %w", err)
+	}
+	d := &Data{opts: opts, keys: opts.Keys, logger: opts.Logger, metrics: m}
+	d.life, d.endLife = context.WithCancel(context.Background())
+	d.tickEvery = min(max(min(opts.ReadTimeout, opts.WriteTimeout)/8, 10*time.Millisecond), time.Second)
+	d.tick.Store(1) // 0 means never
+	d.http = &fasthttp.Server{
+		Handler:      d.handle,
+		ErrorHandler: d.refused,
+		ConnState:    onState,
+		// The framer has limits of its own, and better answers; these stand behind.
+		ReadBufferSize:     maxHeader + 64,
+		WriteBufferSize:    2 << 10,
+		MaxRequestBodySize: maxBatchBody,
+		// The sweeper times requests; see conn.
+		ReadTimeout:                  0,
+		DisablePreParseMultipartForm: true,
+		NoDefaultServerHeader:        true,
+		NoDefaultContentType:         true,
+		SecureErrorLogMessage:        true,
+		Logger:                       silent{},
+	}
+	return d, nil
+}
+
+// silent is the library's logger: what it would say of a request could hold a
+// part of it, and conn and ErrorHandler hear of every error anyway.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}
+
+// Listen binds the listeners, so that mistakes show at once. Clients can connect
+// from now on; Run serves them. After a successful Listen, Run must be called,
+// if only with a context that has ended, to let go of what was bound.
+func (d *Data) Listen() (err error) {
+	defer func() {
+		if err != nil {
+			d.closeListeners()
+			d.release()
+		}
+	}()
+	if d.opts.Socket.Path != "" {
+		if d.socket, err = listenSocket(d.opts.Socket); err != nil {
+			return err
+		}
+		d.add(&listener{id: listenerUnix, Listener: d.socket, users: d.opts.Socket.AllowedUIDs, remove: d.socket.remove})
+	}
+	if d.opts.TCP.Address != "" {
+		g := &guard{token: d.opts.TCP.Token, logger: d.logger, tick: &d.tick}
+		if err := g.refresh(); err != nil {
+			return fmt.Errorf("tcp listener: %w", err)
+		}
+		l, err := listenLoopback(d.opts.TCP.Address)
+		if err != nil {
+			return err
+		}
+		d.add(&listener{id: listenerTCP, Listener: l, guard: g, remove: func() {}})
+	}
+	return nil
+}
+
+func (d *Data) add(l *listener) {
+	l.data, l.most, l.conns = d, d.opts.MaxConnections, make(map[*conn]struct{})
+	d.listeners = append(d.listeners, l)
+	d.logger.Info("listening", zap.Stringer("listener", l.id), zap.Stringer("address", l.Addr()))
+}
+
+// TCPAddr returns the address that the TCP listener was bound to, or nil.
+func (d *Data) TCPAddr() net.Addr {
+	for _, l := range d.listeners {
+		if l.id == listenerTCP {
+			return l.Addr()
+		}
+	}
+	return nil
+}
+
+// How Run stops: for drainTime everything is still answered, with Connection:
+// close; then idle connections are closed, and requests under way have until
+// graceTime. What they wait for is then cancelled, so that they can still answer
+// 503, and after lastTime the rest is cut. All of it stays under two seconds.
+const (
+	drainTime = 100 * time.Millisecond
+	graceTime = 900 * time.Millisecond
+	lastTime  = 300 * time.Millisecond
+	cutTime   = 300 * time.Millisecond
+)
+
+// Run serves until ctx ends, then stops within two seconds: see above. It
+// returns nil if it was asked to stop.
+func (d *Data) Run(ctx context.Context) error {
+	var accepting sync.WaitGroup
+	for _, l := range d.listeners {
+		accepting.Go(l.accept)
+	}
+	sweeping := make(chan struct{})
+	stopSweeping := make(chan struct{})
+	go func() {
+		defer close(sweeping)
+		d.sweep(stopSweeping)
+	}()
+
+	<-ctx.Done()
+	d.stop()
+	accepting.Wait()
+	close(stopSweeping)
+	<-sweeping
+	d.release()
+	if n := d.open(); n > 0 {
+		return fmt.Errorf("server: %d requests ignored the end of their context", n)
+	}
+	return nil
+}
+
+// stop ends all connections.
+func (d *Data) stop() {
+	d.stopping.Store(true)
+	for _, l := range d.listeners {
+		l.remove()
+	}
+	time.Sleep(drainTime)
+	d.closeListeners()
+	// A connection that becomes idle meanwhile was answered "close" and ends by itself.
+	d.each(func(c *conn) { c.takeBack() })
+	if d.settles(graceTime) {
+		d.endLife()
+		return
+	}
+	d.endLife()
+	if d.settles(lastTime) {
+		return
+	}
+	d.each(func(c *conn) {
+		d.metrics.aborted[abortStopping].Inc()
+		_ = c.Conn.Close()
+	})
+	d.settles(cutTime)
+}
+
+// settles waits until no connection is open, at most for d.
+func (d *Data) settles(most time.Duration) bool {
+	deadline := time.NewTimer(most)
+	defer deadline.Stop()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for d.open() > 0 {
+		select {
+		case <-deadline.C:
+			return d.open() == 0
+		case <-look.C:
+			d.each(func(c *conn) { c.takeBack() })
+		}
+	}
+	return true
+}
+
+func (d *Data) open() (n int) {
+	for _, l := range d.listeners {
+		n += l.open()
+	}
+	return n
+}
+
+func (d *Data) each(f func(*conn)) {
+	for _, l := range d.listeners {
+		l.each(f)
+	}
+}
+
+func (d *Data) closeListeners() {
+	for _, l := range d.listeners {
+		_ = l.Close()
+	}
+}
+
+// release lets go of the socket's name.
+func (d *Data) release() {
+	d.endLife()
+	if d.socket != nil {
+		d.socket.remove()
+		d.socket.unlock()
+	}
+}
+
+// sweep looks after slow clients, and changed tokens, once a tick.
+func (d *Data) sweep(stop <-chan struct{}) {
+	t := time.NewTicker(d.tickEvery)
+	defer t.Stop()
+	mostReading, mostWriting := d.ticks(d.opts.ReadTimeout), d.ticks(d.opts.WriteTimeout)
+	for {
+		select {
+		case <-stop:
+			return
+		case <-t.C:
+		}
+		now := d.tick.Add(1)
+		d.each(func(c *conn) { c.sweep(now, mostReading, mostWriting) })
+		for _, l := range d.listeners {
+			if l.guard != nil {
+				l.guard.reread()
+			}
+		}
+	}
+}
+
+// ticks is how many ticks make t.
+func (d *Data) ticks(t time.Duration) int64 { return int64(t / d.tickEvery) }
+
+// panicked notes a panic. Its value may hold anything, so only what the runtime
+// itself says is repeated.
+func (d *Data) panicked(v any) {
+	d.metrics.panics.Inc()
+	what := fmt.Sprintf("%T", v)
+	var re runtime.Error
+	if err, ok := v.(error); ok && errors.As(err, &re) {
+		what = re.Error()
+	}
+	d.logger.Error("a request panicked", zap.String("panic", what), zap.ByteString("stack", debug.Stack()))
+}

@@ -1,0 +1,200 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"github.com/keysidecar/keysidecar/internal/keystore"
+)
+
+// exchange is one request and its answer. Each connection has one and uses it
+// again; nothing in it outlives the handler, except out until it is written.
+type exchange struct {
+	req *fasthttp.RequestCtx
+	// ctx bounds everything done for the request; it ends when the daemon stops.
+	ctx context.Context //nolint:containedctx // lives exactly as long as the request
+	// arrived is when the request was complete.
+	arrived  time.Time
+	listener *listener
+	headers  headers
+	bounds   keystore.Bounds
+	// rest is the path segment after the route's prefix, as it was sent.
+	rest []byte
+
+	// The answer.
+	status      int
+	contentType string
+	out         []byte
+
+	id       []byte // buffer for a decoded key_id
+	body     bodyReader
+	question question
+}
+
+// keepBuffer is the largest buffer that a connection keeps between requests.
+const keepBuffer = 16 << 10
+
+const (
+	typeJSON    = "application/json"
+	typeProblem = "application/problem+json"
+)
+
+// answer sets the answer; out must have been appended to x.out[:0].
+func (x *exchange) answer(status int, contentType string, out []byte) error {
+	x.status, x.contentType, x.out = status, contentType, out
+	return nil
+}
+
+// handle answers one request: the entry from the library.
+func (d *Data) handle(req *fasthttp.RequestCtx) {
+	c := req.Conn().(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
+	c.beginHandling()
+	d.metrics.inFlight.Inc()
+	defer d.metrics.inFlight.Dec()
+	x := &c.x
+	x.req, x.ctx, x.listener, x.arrived = req, d.life, c.listener, req.Time()
+	id, err := d.dispatch(x)
+	d.finish(x, id, err)
+	if len(req.Request.Body()) > keepBuffer {
+		req.Request.SwapBody(nil) // the library would keep it with the connection
+	}
+	x.req, x.ctx = nil, nil
+}
+
+// trim lets go of what a large request left behind.
+func (x *exchange) trim() {
+	if cap(x.out) > keepBuffer {
+		x.out = nil
+	}
+	if cap(x.body.scratch) > keepBuffer {
+		x.body.scratch = nil
+	}
+	x.body.text = nil
+}
+
+// dispatch finds the route and runs it. A panic becomes a 500: one strange
+// request must not take the keys of all others away.
+func (d *Data) dispatch(x *exchange) (id routeID, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			d.panicked(v)
+			err = errInternal
+		}
+	}()
+	x.headers.read(x.req.Request.Header.RawHeaders())
+	if err := x.listener.admit(x); err != nil {
+		return routeNone, err
+	}
+	r, rest, err := routeOf(x.req.Request.Header.RequestURI())
+	if r == nil {
+		return routeNone, err
+	}
+	if err == nil {
+		x.rest = rest
+		err = x.prepare(r)
+	}
+	if err == nil {
+		err = r.handle(d, x)
+	}
+	return r.id, err
+}
+
+// prepare checks what all routes have in common.
+func (x *exchange) prepare(r *route) (err error) {
+	h := &x.headers
+	header := &x.req.Request.Header
+	switch {
+	case !r.takes(header.Method()):
+		p := *errMethod
+		p.allow = r.allow()
+		return &p
+	case h.repeated != "":
+		return errBadHeader.with(h.repeated + " occurs twice")
+	case r.body == 0 && header.ContentLength() > 0, r.body == 0 && len(x.req.Request.Body()) > 0:
+		return errBody
+	case r.body > 0:
+		if !isJSON(h.contentType) || len(h.contentEncoding) > 0 && !equalFold(h.contentEncoding, "identity") {
+			return errMediaType
+		}
+	}
+	x.bounds = keystore.Bounds{}
+	if len(h.cacheControl) > 0 {
+		x.bounds, err = parseCacheControl(h.cacheControl)
+	}
+	return err
+}
+
+// isJSON reports whether a Content-Type is application/json, perhaps with the
+// parameter charset=utf-8.
+func isJSON(contentType []byte) bool {
+	if equalFold(contentType, typeJSON) {
+		return true
+	}
+	const n = len(typeJSON)
+	if len(contentType) <= n || !equalFold(contentType[:n], typeJSON) {
+		return false
+	}
+	rest := trimBlanks(contentType[n:])
+	if len(rest) == 0 || rest[0] != ';' {
+		return false
+	}
+	rest = trimBlanks(rest[1:])
+	return len(rest) == 0 || equalFold(rest, "charset=utf-8") || equalFold(rest, `charset="utf-8"`)
+}
+
+// refused is called by the library for bytes that are no request, or not in time.
+func (d *Data) refused(req *fasthttp.RequestCtx, _ error) {
+	c := req.Conn().(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
+	c.beginHandling()
+	p := c.bad
+	switch {
+	case p != nil:
+	case c.timedOut.Load():
+		p = errTimeout
+	default:
+		p = errMalformed
+		c.bad = p // the client may still be sending
+	}
+	x := &c.x
+	x.req, x.listener, x.arrived = req, c.listener, time.Now()
+	d.finish(x, routeNone, p)
+	x.req = nil
+}
+
+// finish writes the answer, or the problem if err is one, and counts it.
+func (d *Data) finish(x *exchange, id routeID, err error) {
+	var p *problem
+	if err != nil {
+		p = problemOf(err)
+		d.metrics.refusedRequest(p)
+		_ = x.answer(p.status, typeProblem, appendProblem(x.out[:0], p))
+	}
+	res := &x.req.Response
+	res.SetStatusCode(x.status)
+	res.Header.SetContentType(x.contentType)
+	res.Header.SetCanonical(headerCacheControl, valueNoStore)
+	switch x.status {
+	case http.StatusServiceUnavailable:
+		res.Header.SetCanonical(headerRetryAfter, valueOne)
+	case http.StatusMethodNotAllowed:
+		res.Header.Set(fasthttp.HeaderAllow, p.allow)
+	case http.StatusUnauthorized:
+		res.Header.Set(fasthttp.HeaderWWWAuthenticate, `Bearer realm="keysidecar"`)
+	}
+	if x.headers.close || d.stopping.Load() {
+		res.SetConnectionClose()
+	}
+	res.SetBodyRaw(x.out)
+	d.metrics.answered(id, x.listener.id, x.status, time.Since(x.arrived))
+}
+
+// Header names and values that every answer needs, ready to copy. Read-only.
+var (
+	headerCacheControl = []byte(fasthttp.HeaderCacheControl)
+	headerRetryAfter   = []byte(fasthttp.HeaderRetryAfter)
+	valueNoStore       = []byte("no-store")
+	valueOne           = []byte("1")
+)

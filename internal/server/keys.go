@@ -1,0 +1,102 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keysidecar/keysidecar/internal/keystore"
+)
+
+// getKey answers GET /v1/keys/{key_id}.
+func (d *Data) getKey(x *exchange) error {
+	media, ok := x.headers.negotiate(setOf(mediaJSON, mediaJWK, mediaPEM))
+	if !ok {
+		return errNotAcceptable
+	}
+	id, err := decodeKeyID(x.rest, x.id)
+	if err != nil {
+		return err
+	}
+	if len(id) > 0 && &id[0] != &x.rest[0] {
+		x.id = id // keep the grown buffer
+	}
+	v, err := d.lookup(x.ctx, stringOf(id), x.bounds)
+	if err != nil {
+		return err
+	}
+	d.metrics.verdicts[v.code].Inc()
+	if media == mediaJSON || v.code != active {
+		return x.answer(v.code.keyStatus(), typeJSON, appendVerdict(x.out[:0], &v))
+	}
+	return d.keyAs(x, media, &v)
+}
+
+// lookup asks for one key by itself. Not being able to tell is a verdict here;
+// the only error left is keystore.ErrNotCached.
+func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (verdict, error) {
+	a, err := d.keys.Lookup(ctx, id, b)
+	var u *keystore.UnavailableError
+	switch {
+	case err == nil:
+	case errors.As(err, &u):
+		return verdict{keyID: id, answer: keystore.Answer{AsOf: a.AsOf}}, nil
+	default:
+		return verdict{}, err
+	}
+	v := verdict{code: codeOf(a.Code), keyID: id, answer: a}
+	if v.code == active && a.Record.KeyID() != id {
+		// Nothing can make this happen, and everything would be lost if it did.
+		d.logger.Error("the keystore answered with another key")
+		return verdict{}, errInternal
+	}
+	return v, nil
+}
+
+// keyAs answers with the key itself in another form than JSON. A key that has no
+// such form is answered as JSON if the request accepts that.
+func (d *Data) keyAs(x *exchange, media mediaType, v *verdict) error {
+	out, ok := publicKeyAs(x.out[:0], media, v)
+	if !ok {
+		other := setOf(mediaJWK, mediaPEM) &^ setOf(media)
+		if second, acceptable := x.headers.negotiate(setOf(mediaJSON) | other); acceptable {
+			if second == mediaJSON {
+				return x.answer(v.code.keyStatus(), typeJSON, appendVerdict(x.out[:0], v))
+			}
+			media = second
+			out, ok = publicKeyAs(x.out[:0], media, v)
+		}
+	}
+	if !ok {
+		return errNotAcceptable.with("this key has no form that is acceptable to the request")
+	}
+	x.req.Response.Header.Set(headerKeyID, v.keyID)
+	return x.answer(v.code.keyStatus(), media.String(), out)
+}
+
+// headerKeyID names the key in answers whose body cannot (PEM).
+const headerKeyID = "Keysidecar-Key-Id"
+
+// publicKeyAs appends the public key as JWK (RFC 7517) or PEM (RFC 7468). ok is
+// false for an opaque key, and one of a kind that has no such form.
+func publicKeyAs(b []byte, media mediaType, v *verdict) (out []byte, ok bool) {
+	der, ok := v.answer.Record.PublicKey()
+	if !ok {
+		return b, false
+	}
+	if media == mediaPEM {
+		return append(b, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte(der)})...), true
+	}
+	key, err := x509.ParsePKIXPublicKey([]byte(der))
+	if err != nil {
+		return b, false
+	}
+	jwk, err := (&jose.JSONWebKey{Key: key, KeyID: v.keyID}).MarshalJSON()
+	if err != nil {
+		return b, false
+	}
+	return append(b, jwk...), true
+}

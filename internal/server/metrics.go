@@ -1,0 +1,152 @@
+package server
+
+import (
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are one data plane's figures. Every label comes from a closed set, and
+// a series is looked up once.
+type metrics struct {
+	requests    *prometheus.CounterVec // keysidecar_http_requests_total
+	durations   [numRoutes]prometheus.Observer
+	verdicts    [numCodes]prometheus.Counter
+	badRequests *prometheus.CounterVec // keysidecar_http_bad_requests_total
+	inFlight    prometheus.Gauge
+	panics      prometheus.Counter
+
+	// resolved holds the children of requests, found at their first use.
+	resolved [numRoutes][numListeners][maxStatus]atomic.Pointer[prometheus.Counter]
+
+	connections [numListeners]prometheus.Gauge
+	refused     [numListeners][numRefusals]prometheus.Counter
+	aborted     [numAborts]prometheus.Counter
+}
+
+// maxStatus is above every status the server answers.
+const maxStatus = 512
+
+// refusal is why a connection was not served.
+type refusal uint8
+
+const (
+	refusedLimit refusal = iota
+	refusedUser
+	numRefusals
+)
+
+func (r refusal) String() string {
+	if r == refusedUser {
+		return "user"
+	}
+	return "limit"
+}
+
+// abort is why a connection was cut while it was served.
+type abort uint8
+
+const (
+	abortSlowReader abort = iota
+	abortStopping
+	numAborts
+)
+
+func (a abort) String() string {
+	if a == abortStopping {
+		return "stopping"
+	}
+	return "slow_reader"
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keysidecar_http_requests_total",
+			Help: "Requests answered by the data plane, by route, HTTP status and listener.",
+		}, []string{"route", "code", "listener"}),
+		badRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keysidecar_http_bad_requests_total",
+			Help: "Requests answered with a problem that the caller can mend, by the problem's code.",
+		}, []string{"reason"}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "keysidecar_http_requests_in_flight",
+			Help: "Requests being answered right now.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keysidecar_http_panics_total",
+			Help: "Requests whose handling panicked and that were answered 500.",
+		}),
+	}
+	durations := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "keysidecar_http_request_duration_seconds",
+		Help: "Time from a complete request to its answer, without the network.",
+		Buckets: []float64{
+			10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1,
+		},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, []string{"route"})
+	verdicts := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keysidecar_verdicts_total",
+		Help: "Verdicts given, by code; a batch gives several.",
+	}, []string{"code"})
+	connections := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "keysidecar_http_connections",
+		Help: "Open connections of the data plane.",
+	}, []string{"listener"})
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keysidecar_http_connections_refused_total",
+		Help: "Connections closed unserved: the listener was full, or the user is not among allowed_uids.",
+	}, []string{"listener", "reason"})
+	aborted := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keysidecar_http_connections_aborted_total",
+		Help: "Connections cut while an answer was under way: the client did not read it, or the daemon stopped.",
+	}, []string{"reason"})
+	for _, c := range []prometheus.Collector{
+		m.requests, m.badRequests, m.inFlight, m.panics, durations, verdicts, connections, refused, aborted,
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	for r := range m.durations {
+		m.durations[r] = durations.WithLabelValues(routeID(r).String())
+	}
+	for c := range m.verdicts {
+		m.verdicts[c] = verdicts.WithLabelValues(code(c).String())
+	}
+	for l := range m.connections {
+		m.connections[l] = connections.WithLabelValues(listenerID(l).String())
+		for r := range m.refused[l] {
+			m.refused[l][r] = refused.WithLabelValues(listenerID(l).String(), refusal(r).String())
+		}
+	}
+	for a := range m.aborted {
+		m.aborted[a] = aborted.WithLabelValues(abort(a).String())
+	}
+	return m, nil
+}
+
+// answered counts one answer.
+func (m *metrics) answered(r routeID, l listenerID, status int, took time.Duration) {
+	child := &m.resolved[r][l][status]
+	c := child.Load()
+	if c == nil {
+		counter := m.requests.WithLabelValues(r.String(), strconv.Itoa(status), l.String())
+		c = &counter
+		child.Store(c)
+	}
+	(*c).Inc()
+	m.durations[r].Observe(took.Seconds())
+}
+
+// refusedRequest counts a problem that the caller can mend.
+func (m *metrics) refusedRequest(p *problem) {
+	if p.status < 500 || p == errVersion {
+		m.badRequests.WithLabelValues(p.code).Inc()
+	}
+}

@@ -1,0 +1,98 @@
+package server
+
+import (
+	"bytes"
+	"net/http"
+)
+
+// The data plane's routes. A path is compared byte by byte with the request
+// target as it was sent: nothing is decoded, normalised or redirected. Only the
+// segment that names a key is decoded, once.
+var routes = [...]route{
+	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, handle: (*Data).getKey},
+	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, handle: (*Data).verify},
+	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, handle: (*Data).verifyBatch},
+	{id: routeStatus, path: "/v1/status", method: http.MethodGet, handle: (*Data).status},
+	{id: routeOpenAPI, path: "/openapi.yaml", method: http.MethodGet, handle: (*Data).openAPI},
+}
+
+// Limits on bodies, in bytes.
+const (
+	maxBody      = 64 << 10
+	maxBatchBody = 1 << 20
+)
+
+// route is one line of the table above.
+type route struct {
+	id   routeID
+	path string
+	// rest: path is a prefix, and one segment follows it.
+	rest bool
+	// method is what the route takes; GET implies HEAD.
+	method string
+	// body is the most bytes the body may have, 0 if there must be none.
+	body   int
+	handle func(*Data, *exchange) error
+}
+
+// routeID names a route in metrics.
+type routeID uint8
+
+const (
+	routeNone routeID = iota // no route, or not even a request
+	routeKey
+	routeVerify
+	routeBatch
+	routeStatus
+	routeOpenAPI
+
+	numRoutes = int(routeOpenAPI) + 1
+)
+
+func (r routeID) String() string {
+	return [numRoutes]string{"none", "key", "verify", "verify_batch", "status", "openapi"}[r]
+}
+
+// routeOf finds the route of a raw request target; rest is the segment after a
+// route's prefix.
+func routeOf(target []byte) (r *route, rest []byte, err error) {
+	path, _, query := bytes.Cut(target, []byte{'?'})
+	for i := range routes {
+		r = &routes[i]
+		if r.rest {
+			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path || bytes.IndexByte(path[len(r.path):], '/') >= 0 {
+				continue
+			}
+			rest = path[len(r.path):]
+		} else if string(path) != r.path {
+			continue
+		}
+		if query {
+			return r, nil, errQuery
+		}
+		return r, rest, nil
+	}
+	return nil, nil, errNoRoute
+}
+
+// takes reports whether r takes the method.
+func (r *route) takes(method []byte) bool {
+	return string(method) == r.method || r.method == http.MethodGet && string(method) == http.MethodHead
+}
+
+// allow is what the Allow field says of r.
+func (r *route) allow() string {
+	if r.method == http.MethodGet {
+		return "GET, HEAD"
+	}
+	return r.method
+}
+
+// bodyLimit is the most bytes a body may have for a raw target. A route that
+// takes none still reads a small one, to answer in order.
+func bodyLimit(target []byte) int {
+	if r, _, err := routeOf(target); err == nil {
+		return max(r.body, maxBody)
+	}
+	return maxBody
+}
