@@ -263,19 +263,21 @@ func (m *memory) load(row *Row, rec Record, now clock.Instant) bool {
 	sh := m.shard(keyID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if _, overtaken := sh.touched[keyID]; overtaken {
-		sh.put(m, keyID, entry{})
-		return true
+	if len(sh.touched) > 0 {
+		if _, overtaken := sh.touched[keyID]; overtaken {
+			sh.put(m, keyID, entry{})
+			return true
+		}
 	}
-	if _, twice := sh.lru.Peek(keyID); twice {
-		sh.put(m, keyID, entry{}) // ambiguous: let a fill find out and say so
+	if sh.lru.Contains(keyID) {
+		sh.put(m, keyID, entry{}) // it came twice: let a fill find out and say so
 		return true
 	}
 	if sh.lru.Len() >= sh.cap {
 		return false
 	}
 	o := m.owners.acquire(rec.OwnerID(), stateOf(row.OwnerSuspended))
-	sh.put(m, keyID, entry{rec: rec, owner: o, filled: now})
+	sh.lru.Add(keyID, entry{rec: rec, owner: o, filled: now})
 	return true
 }
 

@@ -343,7 +343,17 @@ func (p *Postgres) Warm(ctx context.Context, limit int, head func(Head) error, r
 	if err := head(h); err != nil {
 		return err
 	}
-	if err := streamKeys(ctx, tx, sql.warm, limit, row); err != nil {
+	suspended, err := suspendedOwners(ctx, tx, sql.suspended)
+	if err != nil {
+		return err
+	}
+	err = streamKeys(ctx, tx, sql.warm, limit, func(r *Row) error {
+		if len(suspended) > 0 && !r.OwnerSuspended {
+			_, r.OwnerSuspended = suspended[string(r.OwnerID)]
+		}
+		return row(r)
+	})
+	if err != nil {
 		return err
 	}
 	return classify(tx.Rollback(ctx))
@@ -367,6 +377,20 @@ func readHead(ctx context.Context, tx pgx.Tx, sql *statements) (Head, error) {
 	}
 	h.Cursor.ID, h.Timeline = id, *timeline
 	return h, nil
+}
+
+func suspendedOwners(ctx context.Context, tx pgx.Tx, sql string) (map[string]struct{}, error) {
+	if sql == "" {
+		return nil, nil
+	}
+	rows, err := tx.Query(ctx, sql)
+	if err != nil {
+		return nil, classify(err)
+	}
+	suspended := make(map[string]struct{})
+	var id string
+	_, err = pgx.ForEachRow(rows, []any{&id}, func() error { suspended[id] = struct{}{}; return nil })
+	return suspended, classify(err)
 }
 
 func streamKeys(ctx context.Context, tx pgx.Tx, sql string, limit int, use func(*Row) error) error {

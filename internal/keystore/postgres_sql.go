@@ -13,7 +13,11 @@ import (
 )
 
 // statements are the questions, written for one relation.
-type statements struct{ fence, fill, head, warm string }
+type statements struct {
+	fence, fill, head, warm string
+	// suspended lists the suspended owners; empty if each row says it itself.
+	suspended string
+}
 
 // timelineSQL is NULL on a standby, where the function would fail.
 const timelineSQL = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END`
@@ -45,7 +49,11 @@ SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(),
        ` + keyColumns + `, %[2]s
 FROM (VALUES (1)) one(x) LEFT JOIN %[1]s k ON k.key_id = $1 %[3]s`
 
-const warmSQL = `SELECT ` + keyColumns + `, %[2]s FROM %[1]s k %[3]s LIMIT $1`
+const warmSQL = `SELECT ` + keyColumns + `, %[2]s FROM %[1]s k LIMIT $1`
+
+// suspendedSQL is asked in the warm's snapshot before the keys: few owners are
+// suspended, and a join would cost each of a million rows.
+const suspendedSQL = `SELECT owner_id FROM keysidecar.owners WHERE suspended_at IS NOT NULL`
 
 // An operator's view may say itself whether the owner is suspended; otherwise
 // keysidecar.owners does.
@@ -56,15 +64,17 @@ const (
 )
 
 func writeStatements(relation string, ownOwner bool) *statements {
-	owner, join := ownerJoined, ownerJoin
+	owner, warmOwner, join, suspended := ownerJoined, "false", ownerJoin, suspendedSQL
 	if ownOwner {
-		owner, join = ownerOwn, ""
+		owner, warmOwner, join, suspended = ownerOwn, ownerOwn, "", ""
 	}
 	return &statements{
 		fence: fenceSQL,
 		head:  fmt.Sprintf(headSQL, strings.ReplaceAll(relation, "'", "''")),
 		fill:  fmt.Sprintf(fillSQL, relation, owner, join),
-		warm:  fmt.Sprintf(warmSQL, relation, owner, join),
+		warm:  fmt.Sprintf(warmSQL, relation, warmOwner),
+
+		suspended: suspended,
 	}
 }
 
