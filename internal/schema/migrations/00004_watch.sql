@@ -112,9 +112,8 @@ AS $$
 DECLARE
 	fn CONSTANT name := 'watch_' || replace(gen_random_uuid()::text, '-', '');
 	owner CONSTANT name := (SELECT nspowner::regrole::name FROM pg_namespace WHERE nspname = 'keysidecar');
-	changed CONSTANT text := coalesce((
-		SELECT format('ROW(%s) *<> ROW(%s)', string_agg(format('OLD.%I', c), ', '), string_agg(format('NEW.%I', c), ', ')) FROM unnest(columns) AS c
-	), 'OLD.* *<> NEW.*');
+	changed CONSTANT text := CASE WHEN columns IS NULL THEN 'OLD.* *<> NEW.*' ELSE (
+		SELECT format('ROW(%s) *<> ROW(%s)', string_agg(format('OLD.%I', c), ', '), string_agg(format('NEW.%I', c), ', ')) FROM unnest(columns) AS c) END;
 	part regclass;
 	trig name;
 BEGIN
@@ -202,7 +201,7 @@ BEGIN
 	FOREACH col IN ARRAY coalesce(columns, '{}') LOOP
 		PERFORM keysidecar.check_column(relation, col, false);
 	END LOOP;
-	IF columns IS NOT NULL THEN
+	IF columns IS NOT NULL THEN -- or || would make an array of null
 		columns := array_remove(ARRAY[key_column, owner_column, revoked_column] || columns, NULL);
 	END IF;
 	-- %s of format() is the type's own output: a cast could be anybody's function.
@@ -254,8 +253,11 @@ BEGIN
 	FOREACH col IN ARRAY coalesce(columns, '{}') LOOP
 		PERFORM keysidecar.check_column(relation, col, false);
 	END LOOP;
+	IF columns IS NOT NULL THEN
+		columns := ARRAY[owner_column] || columns;
+	END IF;
 	-- An owner's id that is too long for an event still changes verdicts: reset.
-	PERFORM keysidecar.attach(relation, 'keysidecar_owner', owner_column || columns, format($f$
+	PERFORM keysidecar.attach(relation, 'keysidecar_owner', columns, format($f$
 DECLARE
 	id text;
 	ids text[] := '{}';
