@@ -144,7 +144,7 @@ BEGIN
 	RETURN coalesce((
 		SELECT bool_and(coalesce(
 			t.tgenabled = 'A'
-			AND format('%I.%I', n.nspname, c.relname) = w.relation_name
+			AND quote_ident(n.nspname) || '.' || quote_ident(c.relname) = w.relation_name
 			AND c.relkind IN ('r', 'p')
 			AND (c.relpersistence = 'p' OR w.relation_name = 'keysidecar.pending')
 			AND (NOT c.relhassubclass OR NOT EXISTS (SELECT 1 FROM keysidecar.capture_problems())),

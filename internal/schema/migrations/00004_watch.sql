@@ -103,7 +103,8 @@ END $$;
 -- attach makes the capture function body on relation: the function, its triggers,
 -- and the rows of watched. The trigger on UPDATE fires if one of columns, or any
 -- column if that is null, has changed in its binary image (*<>): = does not exist
--- for every type, and not every column that is = looks the same.
+-- for every type, and not every value that is = looks the same. (The casts to
+-- record keep the parser from comparing column by column.)
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.attach(relation regclass, prefix text, columns name[], body text) RETURNS void
 LANGUAGE plpgsql
@@ -113,7 +114,7 @@ DECLARE
 	fn CONSTANT name := 'watch_' || replace(gen_random_uuid()::text, '-', '');
 	owner CONSTANT name := (SELECT nspowner::regrole::name FROM pg_namespace WHERE nspname = 'keysidecar');
 	changed CONSTANT text := CASE WHEN columns IS NULL THEN 'OLD.* *<> NEW.*' ELSE (
-		SELECT format('ROW(%s) *<> ROW(%s)', string_agg(format('OLD.%I', c), ', '), string_agg(format('NEW.%I', c), ', ')) FROM unnest(columns) AS c) END;
+		SELECT format('ROW(%s)::record *<> ROW(%s)::record', string_agg(format('OLD.%I', c), ', '), string_agg(format('NEW.%I', c), ', ')) FROM unnest(columns) AS c) END;
 	part regclass;
 	trig name;
 BEGIN
