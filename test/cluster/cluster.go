@@ -108,14 +108,15 @@ func (c *Cluster) process(name string, args []string, env ...string) (*Process, 
 }
 
 // Relay starts a relay. env adds to or overrides its settings ("KEYSIDECAR_...=").
-func (c *Cluster) Relay(name string, env ...string) (*Process, error) {
+func (c *Cluster) Relay(name string, env ...string) (*Relay, error) {
 	admin, err := freeAddress()
 	if err != nil {
 		return nil, err
 	}
-	return c.process(name, []string{"relay"}, append([]string{
+	p, err := c.process(name, []string{"relay"}, append([]string{
 		"KEYSIDECAR_LISTEN_ADMIN_ADDRESS=" + admin, "KEYSIDECAR_INSTANCE=" + name,
 	}, env...)...)
+	return &Relay{Process: p, Admin: admin}, err
 }
 
 // Sidecar starts a sidecar. env adds to or overrides its settings.

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -18,6 +20,46 @@ type Sidecar struct {
 	// Socket is the path of its Unix socket, Admin the address of its admin listener.
 	Socket, Admin string
 	client        *http.Client
+}
+
+// Relay is a relay process.
+type Relay struct {
+	*Process
+	// Admin is the address of its admin listener.
+	Admin string
+}
+
+// Metric returns the value of a metric of the relay, by its name with labels as
+// exposed; 0 if there is none.
+func (r *Relay) Metric(ctx context.Context, name string) (float64, error) {
+	return metric(ctx, r.Admin, name)
+}
+
+// Metric returns the value of a metric of the sidecar, as Relay.Metric does.
+func (s *Sidecar) Metric(ctx context.Context, name string) (float64, error) {
+	return metric(ctx, s.Admin, name)
+}
+
+func metric(ctx context.Context, admin, name string) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(body)) {
+		if value, ok := strings.CutPrefix(line, name+" "); ok {
+			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		}
+	}
+	return 0, nil
 }
 
 // Verdict is the part of an answer that tests look at.
@@ -93,21 +135,6 @@ func (s *Sidecar) Ready(ctx context.Context) error {
 		}
 		return resp.StatusCode == http.StatusOK, resp.Body.Close()
 	})
-}
-
-// Metrics returns what the admin listener exposes.
-func (s *Sidecar) Metrics(ctx context.Context) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+"/metrics", nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	body, err := io.ReadAll(resp.Body)
-	return string(body), err
 }
 
 // Until asks for a key again and again until want accepts the answer, and

@@ -23,7 +23,7 @@ type demo struct {
 	begun time.Time
 
 	c        *cluster.Cluster
-	relays   []*cluster.Process
+	relays   []*cluster.Relay
 	sidecars []*cluster.Sidecar
 	rows     []row
 }
@@ -230,29 +230,42 @@ func (d *demo) revokeAfterBrokerIsBack(ctx context.Context) error {
 	if err := d.c.MQ.Start(); err != nil {
 		return err
 	}
-	// The relay and the subscribers find the broker by themselves. A fence can be
-	// first by chance, so the queue has delivered when a metric says so.
+	// Relays and sidecars find the broker by themselves, within their back-off.
+	waits := []func() (float64, error){func() (float64, error) {
+		var connected float64
+		for _, r := range d.relays { // only the leader connects
+			n, err := r.Metric(ctx, "keysidecar_relay_connected")
+			if err != nil {
+				return 0, err
+			}
+			connected += n
+		}
+		return connected, nil
+	}}
 	for _, s := range d.sidecars {
-		if err := d.queueDelivers(ctx, s); err != nil {
-			return err
+		waits = append(waits, func() (float64, error) { return s.Metric(ctx, "keysidecar_subscriber_connected") })
+	}
+	begun := time.Now()
+	for _, value := range waits {
+		if err := untilOne(ctx, value); err != nil {
+			return fmt.Errorf("waiting for the broker to be found again: %w", err)
 		}
 	}
+	d.note("found again by all %.1f s after RabbitMQ was up", time.Since(begun).Seconds())
 	return d.timed(ctx, "UPDATE, RabbitMQ back", keyID(7), "revoked", revoke, keyID(7))
 }
 
-func (d *demo) queueDelivers(ctx context.Context, s *cluster.Sidecar) error {
+func untilOne(ctx context.Context, value func() (float64, error)) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for {
-		text, err := s.Metrics(ctx)
-		if err != nil {
+		if n, err := value(); err != nil || n >= 1 {
 			return err
-		}
-		if strings.Contains(text, "keysidecar_subscriber_connected 1") {
-			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s did not find the broker again: %w", s.Name, ctx.Err())
-		case <-time.After(50 * time.Millisecond):
+			return ctx.Err()
+		case <-tick.C:
 		}
 	}
 }
