@@ -17,6 +17,56 @@ type part struct {
 	run func(context.Context) error
 }
 
+// listener is a part that can be bound before it runs.
+type listener interface {
+	Listen() error
+	Run(ctx context.Context) error
+}
+
+// process collects the parts as they are made, in the order in which they start.
+type process struct {
+	log   *zap.Logger
+	parts []part
+}
+
+func (p *process) add(name string, run func(context.Context) error) {
+	p.parts = append(p.parts, part{name, run})
+}
+
+// closing adds a part that only waits, and calls close at its end.
+func (p *process) closing(name string, close func()) {
+	p.add(name, func(ctx context.Context) error {
+		<-ctx.Done()
+		close()
+		return nil
+	})
+}
+
+// listen binds l and adds it.
+func (p *process) listen(name string, l listener) error {
+	if err := l.Listen(); err != nil {
+		return err
+	}
+	p.add(name, l.Run)
+	return nil
+}
+
+// run runs the parts until ctx ends or one of them does.
+func (p *process) run(ctx context.Context) error { return runParts(ctx, p.log, p.parts...) }
+
+// abandon lets go of what was made when a later part could not be: every part
+// runs once with a context that has ended, from last to first.
+func (p *process) abandon(reason error) error {
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for i := len(p.parts) - 1; i >= 0; i-- {
+		if err := p.parts[i].runSafely(ended); err != nil {
+			p.log.Warn("cannot let go of a part", zap.String("part", p.parts[i].name), zap.Error(err))
+		}
+	}
+	return reason
+}
+
 // stopTimeout is how long stopping may take as a whole. A sidecar is killed soon
 // after the application has ended, so that it must not need long.
 const stopTimeout = 1800 * time.Millisecond

@@ -21,8 +21,9 @@ const (
 	ForRelay
 	// ForAdmin: a command that works on the store (keys, owners, migrate).
 	ForAdmin
-	// ForMigration: the command migrate.
-	ForMigration
+	// ForDatabase: a command on the database that the relay reads (migrate, relay
+	// --replay-from).
+	ForDatabase
 	// ForClient: a command that asks a running sidecar (verify, status, wait).
 	ForClient
 )
@@ -51,7 +52,7 @@ func (c *Config) Validate(role Role) error {
 		v.broker(true)
 	case ForAdmin:
 		v.store(role)
-	case ForMigration:
+	case ForDatabase:
 		v.store(role)
 		v.relayDSN()
 	case ForClient:
@@ -77,7 +78,10 @@ func (v *validator) fail(key, format string, args ...any) {
 		panic("config: no setting " + key)
 	}
 	value := fmt.Sprintf("%q", s.text(v.config))
-	if s.Secret {
+	switch {
+	case s.text(v.config) == "":
+		value = "not set"
+	case s.Secret:
 		value = "(secret)"
 	}
 	if origin := v.config.origins[key]; origin != "" {
@@ -203,7 +207,7 @@ func (v *validator) store(role Role) {
 	switch {
 	case s.Kind == StoreFile && role == ForRelay:
 		v.fail("store.kind", "a relay publishes the events of a database and has nothing to do for a key file: use %s", StorePostgres)
-	case s.Kind == StoreFile && role == ForMigration:
+	case s.Kind == StoreFile && role == ForDatabase:
 		v.fail("store.kind", "a key file has no tables to migrate: use %s", StorePostgres)
 	case s.Kind == StoreFile:
 		if s.File.Path == "" {
@@ -219,7 +223,7 @@ func (v *validator) postgres(role Role) {
 	if p.DSN != "" && p.DSNFile != "" {
 		v.fail("store.postgres.dsn_file", "store.postgres.dsn is set, too: keep one of them")
 	}
-	haveOwn := (role == ForRelay || role == ForMigration) && (v.config.Relay.DSN != "" || v.config.Relay.DSNFile != "")
+	haveOwn := (role == ForRelay || role == ForDatabase) && (v.config.Relay.DSN != "" || v.config.Relay.DSNFile != "")
 	if p.DSN == "" && p.DSNFile == "" && !haveOwn {
 		v.fail("store.postgres.dsn", "must say how to reach Postgres (or set store.postgres.dsn_file, or store.kind: %s to do without a database)", StoreFile)
 	}

@@ -36,12 +36,12 @@ func TestMistakesNameTheKeyTheValueAndTheMend(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"no store":                   {0, func(c *Config) { c.Store.Postgres.DSN = "" }, "store.postgres.dsn: (secret): must say how to reach Postgres"},
+		"no store":                   {0, func(c *Config) { c.Store.Postgres.DSN = "" }, "store.postgres.dsn: not set: must say how to reach Postgres"},
 		"two stores":                 {0, func(c *Config) { c.Store.Postgres.DSNFile = "x" }, `store.postgres.dsn_file: "x": store.postgres.dsn is set, too`},
 		"unknown store":              {0, func(c *Config) { c.Store.Kind = "postgre" }, `store.kind: "postgre": must be postgres or file; did you mean postgres?`},
-		"file store without a file":  {0, func(c *Config) { c.Store.Kind = StoreFile }, `store.file.path: "": must name the key file`},
+		"file store without a file":  {0, func(c *Config) { c.Store.Kind = StoreFile }, `store.file.path: not set: must name the key file`},
 		"relay of a file":            {ForRelay, func(c *Config) { c.Store.Kind = StoreFile }, "store.kind: \"file\": a relay publishes"},
-		"relay without a broker":     {ForRelay, func(*Config) {}, "amqp.url: (secret): the relay publishes to RabbitMQ"},
+		"relay without a broker":     {ForRelay, func(*Config) {}, "amqp.url: not set: the relay publishes to RabbitMQ"},
 		"quoted relation":            {0, func(c *Config) { c.Store.Postgres.Relation = `app."Keys"` }, "store.postgres.relation"},
 		"injection in the relation":  {0, func(c *Config) { c.Store.Postgres.Relation = "keys; drop table x" }, "store.postgres.relation"},
 		"one connection":             {0, func(c *Config) { c.Store.Postgres.MaxConns = 1 }, "store.postgres.max_conns: \"1\": must be between 2"},

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keysidecar/keysidecar/internal/config"
+)
+
+func (c *cli) keysRevokeCommand() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "revoke KEY_ID",
+		Short: "Revoke a key, in every sidecar",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.inStore(cmd, func(ctx context.Context, _ *config.Config, s keyStore) error {
+				already, err := s.Revoke(ctx, args[0], reason)
+				if err != nil {
+					return err
+				}
+				if c.json() {
+					return c.printJSON(map[string]any{"key_id": args[0], "revoked": true, "already": already})
+				}
+				if already {
+					_, err = fmt.Fprintf(c.out, "%s was revoked before\n", args[0])
+				} else {
+					_, err = fmt.Fprintf(c.out, "%s is revoked\n", args[0])
+				}
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
+	return cmd
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keysidecar/keysidecar/internal/app"
+	"github.com/keysidecar/keysidecar/internal/config"
+	"github.com/keysidecar/keysidecar/internal/relay"
+)
+
+func (c *cli) relayCommand() *cobra.Command {
+	var from int64
+	cmd := &cobra.Command{
+		Use:   "relay",
+		Short: "Run a relay: publish the events of the database to RabbitMQ",
+		Long: `Publishes the events of the database to RabbitMQ, in order and confirmed. Run two:
+one leads, the other takes over within three seconds.
+
+With --replay-from it has the relay that leads publish every event from that number
+on once more, and ends; sidecars and other consumers see them as duplicates.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("replay-from") {
+				return c.replay(cmd, from)
+			}
+			return c.daemon(cmd, config.ForRelay, app.Relay)
+		},
+	}
+	cmd.Flags().Int64Var(&from, "replay-from", 0, "have the events from this number on published once more, and end")
+	config.AddFlags(cmd.Flags(), "instance", "relay", "amqp.url_file", "amqp.ca_file", "amqp.cert_file", "amqp.key_file", "amqp.exchange",
+		"store.postgres.dsn_file", "listen.admin", "allow_insecure", "log")
+	return cmd
+}
+
+func (c *cli) replay(cmd *cobra.Command, from int64) error {
+	if from < 0 {
+		return &usageError{fmt.Errorf("--replay-from: %d: events are numbered from 0", from), cmd.CommandPath()}
+	}
+	cfg, err := c.load(cmd, config.ForDatabase)
+	if err != nil {
+		return err
+	}
+	dsn, err := cfg.RelayDSN()
+	if err != nil {
+		return err
+	}
+	n, err := relay.Replay(cmd.Context(), dsn, from)
+	if err != nil {
+		return err
+	}
+	if c.json() {
+		return c.printJSON(map[string]int64{"events": n})
+	}
+	_, err = fmt.Fprintf(c.out, "the relay that leads publishes %d events again\n", n)
+	return err
+}

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/keysidecar/keysidecar/internal/app"
+	"github.com/keysidecar/keysidecar/internal/config"
+)
+
+func (c *cli) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a sidecar: answer on the socket until told to stop",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.daemon(cmd, config.ForSidecar, app.Serve)
+		},
+	}
+	config.AddFlags(cmd.Flags(), "instance", "listen", "store", "startup", "cache", "freshness", "amqp", "fleet", "keys", "allow_insecure", "log")
+	return cmd
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keysidecar/keysidecar/internal/config"
+)
+
+// question is the body of POST /v1/verify.
+type question struct {
+	KeyID      string         `json:"key_id,omitempty"`
+	Key        string         `json:"key,omitempty"`
+	OwnerID    string         `json:"owner_id,omitempty"`
+	Scopes     []string       `json:"scopes,omitempty"`
+	Attributes map[string]any `json:"attributes,omitempty"`
+}
+
+// verdict is the part of the answer that is shown.
+type verdict struct {
+	Valid   bool   `json:"valid"`
+	Code    string `json:"code"`
+	KeyID   string `json:"key_id"`
+	OwnerID string `json:"owner_id"`
+	Source  string `json:"source"`
+	AsOf    struct {
+		AgeMS float64 `json:"age_ms"`
+	} `json:"as_of"`
+}
+
+func (c *cli) verifyCommand() *cobra.Command {
+	var (
+		q          question
+		key        string
+		attributes []string
+		timeout    time.Duration
+		noCache    bool
+		maxAge     time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "verify KEY_ID | --key=-",
+		Short: "Ask the running sidecar whether a key may be used",
+		Long: `Asks the sidecar on this machine whether a key may be used. Exit code 0: valid,
+1: not valid, 2: cannot tell. A secret key is read from standard input (--key=-).`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.fillQuestion(&q, args, key, attributes); err != nil {
+				return &usageError{err, cmd.CommandPath()}
+			}
+			cfg, err := c.load(cmd, config.ForClient)
+			if err != nil {
+				return err
+			}
+			header := make(http.Header)
+			switch {
+			case noCache:
+				header.Set("Cache-Control", "no-cache")
+			case cmd.Flags().Changed("max-age"):
+				header.Set("Cache-Control", fmt.Sprintf("max-age=%d", int(maxAge.Seconds())))
+			}
+			status, body, err := newSidecar(cfg, timeout).do(cmd.Context(), http.MethodPost, "/v1/verify", q, header)
+			if err != nil {
+				return err
+			}
+			return c.printVerdict(q, status, body)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&key, "key", "", "- to read a secret key from standard input, instead of KEY_ID")
+	flags.StringVar(&q.OwnerID, "owner", "", "the owner that the key must have")
+	flags.StringSliceVar(&q.Scopes, "scopes", nil, "scopes that the key must have, by comma or repeated")
+	flags.StringArrayVar(&attributes, "attribute", nil, "attribute that the key must have, as name=value; may be repeated")
+	flags.BoolVar(&noCache, "no-cache", false, "only by what the store says after this question")
+	flags.DurationVar(&maxAge, "max-age", 0, "only by what the store said at most so long ago, in whole seconds")
+	flags.DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
+	config.AddFlags(flags, clientFlags...)
+	return cmd
+}
+
+func (c *cli) fillQuestion(q *question, args []string, key string, attributes []string) error {
+	switch {
+	case key != "" && key != "-":
+		return errors.New("--key: a secret is never an argument, where every user can see it: use --key=- and standard input")
+	case (key == "") == (len(args) == 0):
+		return errors.New("say which key: KEY_ID, or --key=- for a secret on standard input")
+	case key == "-":
+		secret, err := readSecret(c.in)
+		if err != nil {
+			return err
+		}
+		q.Key = string(secret)
+	default:
+		q.KeyID = args[0]
+	}
+	for _, a := range attributes {
+		name, value, ok := strings.Cut(a, "=")
+		if !ok || name == "" {
+			return fmt.Errorf("--attribute: %q: want name=value", a)
+		}
+		if q.Attributes == nil {
+			q.Attributes = make(map[string]any)
+		}
+		// 7 and true are what they look like; everything else is text.
+		var v any
+		if json.Unmarshal([]byte(value), &v) != nil {
+			v = value
+		}
+		q.Attributes[name] = v
+	}
+	return nil
+}
+
+// printVerdict shows the answer. It believes "valid" only of the key it asked
+// about, as every client should.
+func (c *cli) printVerdict(q question, status int, body []byte) error {
+	var v verdict
+	if err := json.Unmarshal(body, &v); err != nil || v.Code == "" || (status != http.StatusOK && status != http.StatusForbidden && status != http.StatusServiceUnavailable) {
+		return problemError(status, body)
+	}
+	if v.KeyID == "" && status == http.StatusServiceUnavailable {
+		return problemError(status, body)
+	}
+	valid := v.Valid && status == http.StatusOK && (q.KeyID == "" || q.KeyID == v.KeyID)
+	if c.json() {
+		if _, err := fmt.Fprintf(c.out, "%s\n", strings.TrimSpace(string(body))); err != nil {
+			return err
+		}
+	} else {
+		word := "not valid"
+		switch {
+		case valid:
+			word = "valid"
+		case v.Code == "unavailable":
+			word = "cannot tell"
+		}
+		line := fmt.Sprintf("%s: %s (%s", word, v.KeyID, v.Code)
+		if v.OwnerID != "" {
+			line += ", owner " + v.OwnerID
+		}
+		if _, err := fmt.Fprintf(c.out, "%s, from %s, %d ms old)\n", line, v.Source, int(v.AsOf.AgeMS)); err != nil {
+			return err
+		}
+	}
+	switch {
+	case valid:
+		return nil
+	case v.Code == "unavailable":
+		return errSaid
+	}
+	return &noError{errSaid}
+}

@@ -1,0 +1,189 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/clock"
+	"github.com/keysidecar/keysidecar/internal/config"
+	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/server"
+	"github.com/keysidecar/keysidecar/internal/subscriber"
+)
+
+// connectTimeout bounds the making of a connection to Postgres.
+const connectTimeout = 2 * time.Second
+
+// Serve runs a sidecar until ctx ends, and then returns nil. The data listener is
+// bound at once, so that clients find somebody who says "warming" rather than
+// nobody; the process counts as started as startup.require says.
+func Serve(ctx context.Context, cfg *config.Config, b Build, log *zap.Logger) error {
+	limitMemory(log)
+	p := &process{log: log}
+	if err := makeSidecar(p, cfg, b); err != nil {
+		return p.abandon(err)
+	}
+	announce(cfg, b, log)
+	return p.run(ctx)
+}
+
+// makeSidecar makes the parts of a sidecar, from what is asked last to who is
+// asked first.
+func makeSidecar(p *process, cfg *config.Config, b Build) error {
+	reg, err := newRegistry(b)
+	if err != nil {
+		return err
+	}
+	source, err := newSource(cfg, p.log)
+	if err != nil {
+		return err
+	}
+	p.closing("source", source.Close)
+
+	store, err := newStore(cfg, source, p.log, reg)
+	if err != nil {
+		return err
+	}
+	p.add("keystore", store.Run)
+
+	components := make(map[string]func() any)
+	if cfg.HasBroker() {
+		sub, err := newSubscriber(cfg, store, p.log, reg)
+		if err != nil {
+			return err
+		}
+		store.OnQueueBehind(sub.QueueBehind)
+		components["broker"] = func() any { return brokerStatus(sub.Status()) }
+		p.add("subscriber", sub.Run)
+	}
+	if cfg.Listen.Admin.Address != "" {
+		admin, err := server.NewAdmin(server.AdminOptions{
+			Address: cfg.Listen.Admin.Address, Status: store.Status, StartUnwarmed: cfg.Startup.Require == config.RequireNone,
+			Instance: cfg.Instance, Version: b.Version, Components: components,
+			Gatherer: reg, Registerer: reg, Logger: p.log.Named("admin"),
+		})
+		if err != nil {
+			return err
+		}
+		if err := p.listen("admin", admin); err != nil {
+			return err
+		}
+	}
+	data, err := newData(cfg, b, store, p.log, reg)
+	if err != nil {
+		return err
+	}
+	if err := p.listen("server", data); err != nil {
+		return err
+	}
+	p.add("startup", func(ctx context.Context) error { return awaitWarm(ctx, cfg, store, p.log) })
+	return nil
+}
+
+// brokerStatus is what /statusz tells of the subscriber.
+func brokerStatus(s subscriber.Status) any {
+	return struct {
+		Connected bool   `json:"connected"`
+		Queue     string `json:"queue,omitempty"`
+		Host      string `json:"host,omitempty"`
+		LastError string `json:"last_error,omitempty"`
+	}{s.Connected, s.Queue, s.Host, string(s.LastError)}
+}
+
+func newSource(cfg *config.Config, log *zap.Logger) (keystore.Source, error) {
+	if cfg.Store.Kind == config.StoreFile {
+		return keystore.NewFile(cfg.Store.File.Path)
+	}
+	p := &cfg.Store.Postgres
+	return keystore.NewPostgres(keystore.PostgresOptions{
+		DSN: cfg.StoreDSN, Relation: p.Relation, MaxConns: p.MaxConns, ExecMode: p.QueryExecMode(),
+		ConnectTimeout: connectTimeout, ApplicationName: "keysidecar " + cfg.Instance, Logger: log.Named("postgres"),
+	})
+}
+
+func newStore(cfg *config.Config, source keystore.Source, log *zap.Logger, reg prometheus.Registerer) (*keystore.Store, error) {
+	c, f := &cfg.Cache, &cfg.Freshness
+	return keystore.New(keystore.Options{
+		Clock: clock.New(), Source: source, Logger: log.Named("keystore"), Registerer: reg,
+		Capacity: c.Capacity, MaxTTL: c.MaxTTL, NegativeTTL: c.NegativeTTL,
+		FillTimeout: c.FillTimeout, MaxFills: c.MaxFills, MissRate: c.MissRate,
+		MaxStaleness: f.MaxStaleness, FenceInterval: f.FenceInterval, MinFenceGap: f.MinFenceGap, StaleLimit: f.StaleLimit,
+		WarmJitter: warmJitter(cfg),
+	})
+}
+
+// warmJitter spreads the warms of a fleet that is rolled out. A key file is this
+// machine's own and is read at once.
+func warmJitter(cfg *config.Config) time.Duration {
+	if cfg.Store.Kind == config.StoreFile {
+		return 0
+	}
+	return 250 * time.Millisecond
+}
+
+func newSubscriber(cfg *config.Config, store *keystore.Store, log *zap.Logger, reg prometheus.Registerer) (*subscriber.Subscriber, error) {
+	tls, err := cfg.BrokerTLS()
+	if err != nil {
+		return nil, err
+	}
+	a := &cfg.AMQP
+	return subscriber.New(subscriber.Options{
+		URLs: cfg.BrokerURLs, TLS: tls, Instance: cfg.Instance,
+		Exchange: a.Exchange, QueuePrefix: a.QueuePrefix, QueueExpires: a.QueueExpires, QueueMaxLength: a.QueueMaxLength,
+		Store: store, Logger: log.Named("subscriber"), Registerer: reg,
+	})
+}
+
+func newData(cfg *config.Config, b Build, store *keystore.Store, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
+	pepper, err := cfg.Pepper()
+	if err != nil {
+		return nil, err
+	}
+	s := &cfg.Listen.Socket
+	return server.NewData(server.DataOptions{
+		Keys:   store,
+		Socket: server.Socket{Path: s.Path, Mode: s.Mode, GID: s.GID, AllowedUIDs: s.AllowedUIDs},
+		TCP:    server.TCP{Address: cfg.Listen.TCP.Address, Token: cfg.TCPToken()},
+		Pepper: pepper, Instance: cfg.Instance, Version: b.Version,
+		Logger: log.Named("server"), Registerer: reg,
+	})
+}
+
+// awaitWarm ends the process with an error if the first warm takes too long and
+// the configuration wants that.
+func awaitWarm(ctx context.Context, cfg *config.Config, store *keystore.Store, log *zap.Logger) error {
+	limit := time.NewTimer(cfg.Startup.MaxWait)
+	defer limit.Stop()
+	warmed := store.Warmed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-warmed:
+			s := store.Status()
+			log.Info("warmed", zap.Int("keys", s.Entries), zap.Bool("complete", s.Complete))
+			<-ctx.Done()
+			return nil
+		case <-limit.C:
+			category := store.Status().LastFenceError
+			if cfg.Startup.Require == config.RequireWarm {
+				return fmt.Errorf("not warm after startup.max_wait (%s; last fence: %q): the store cannot be reached or read", cfg.Startup.MaxWait, category)
+			}
+			log.Warn("not warm yet, going on", zap.Duration("waited", cfg.Startup.MaxWait), zap.String("fence_error", category))
+		}
+	}
+}
+
+// announce says what runs and what it promises.
+func announce(cfg *config.Config, b Build, log *zap.Logger) {
+	log.Info("sidecar started", zap.String("version", b.Version), zap.String("instance", cfg.Instance),
+		zap.String("store", cfg.Store.Kind), zap.String("socket", cfg.Listen.Socket.Path),
+		zap.String("tcp", cfg.Listen.TCP.Address), zap.String("admin", cfg.Listen.Admin.Address), zap.Bool("broker", cfg.HasBroker()))
+	for _, line := range cfg.Promise() {
+		log.Info("promise", zap.String("text", line))
+	}
+}
