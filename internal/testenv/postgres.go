@@ -264,3 +264,8 @@ func (p *Postgres) Psql(database, script string) (string, error) {
 		stdin: script,
 	})
 }
+
+// Dump returns what pg_dump writes for a database.
+func (p *Postgres) Dump(database string) (string, error) {
+	return p.ws.run(context.Background(), command{path: filepath.Join(p.bin, "pg_dump"), args: []string{"--dbname", p.DSN(database)}})
+}
