@@ -296,6 +296,9 @@ func (r *bodyReader) wrong(at, must string) error {
 // unknown refuses a member by its name and says which known one is nearest.
 func (r *bodyReader) unknown(known []string, name string) error {
 	shown := name
+	if shown == "" {
+		shown = `""`
+	}
 	if len(shown) > 64 {
 		shown = strings.ToValidUTF8(shown[:64], "") + "..."
 	}

@@ -32,9 +32,10 @@ type framer struct {
 	// began and ended count messages whose first and whose last byte was seen.
 	began, ended int
 
-	http10, hasHost, hasLength, chunked bool
-	length                              int
-	expect                              expectation
+	http10, hasHost, emptyHost bool
+	hasLength, chunked         bool
+	length                     int
+	expect                     expectation
 }
 
 // frameLimits are a listener's limits on one message, in bytes.
@@ -125,7 +126,7 @@ func (f *framer) begin(c byte) *problem {
 	f.began++
 	f.state = inRequest
 	f.head, f.content, f.length = 0, 0, 0
-	f.http10, f.hasHost, f.hasLength, f.chunked, f.expect = false, false, false, false, expectNothing
+	f.http10, f.hasHost, f.emptyHost, f.hasLength, f.chunked, f.expect = false, false, false, false, false, expectNothing
 	if c == '\r' {
 		f.state = inEmptyLine
 		return nil
@@ -294,7 +295,7 @@ func (f *framer) field(line []byte) *problem {
 		if f.hasHost {
 			return errMalformed.with("Host occurs twice")
 		}
-		f.hasHost = true
+		f.hasHost, f.emptyHost = true, len(value) == 0
 	case equalFold(name, "content-length"):
 		if f.hasLength {
 			return errMalformed.with("Content-Length occurs twice")
@@ -342,7 +343,7 @@ func (f *framer) contentLength(value []byte) *problem {
 // section 6.3).
 func (f *framer) endFields() *problem {
 	switch {
-	case !f.http10 && !f.hasHost:
+	case !f.http10 && (!f.hasHost || f.emptyHost):
 		return errMalformed.with("an HTTP/1.1 request names a Host")
 	case f.chunked && f.hasLength:
 		return errMalformed.with("Content-Length and Transfer-Encoding exclude each other")

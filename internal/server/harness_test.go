@@ -41,6 +41,8 @@ type service struct {
 	reg  *prometheus.Registry
 	path string
 	logs *observer.ObservedLogs
+	// contract is what answers are held against.
+	contract *contractChecker
 
 	stop func() error // ends Run and returns what it returned; may be called twice
 	// client talks over the socket, tcp over the loopback address.
@@ -51,7 +53,7 @@ type service struct {
 func start(t testing.TB, change ...func(*DataOptions)) *service {
 	t.Helper()
 	core, logs := observer.New(zapcore.DebugLevel)
-	s := &service{t: t, keys: newFakeKeys(t), reg: prometheus.NewRegistry(), logs: logs}
+	s := &service{t: t, keys: newFakeKeys(t), reg: prometheus.NewRegistry(), logs: logs, contract: contract}
 	s.path = filepath.Join(shortDir(t), "s.sock")
 	opts := DataOptions{
 		Keys: s.keys, Registerer: s.reg, Logger: zap.New(core),
@@ -203,7 +205,7 @@ func (s *service) doWith(c *http.Client, host, method, target, body string, opts
 		s.t.Fatalf("%s %s: %v", method, target, err)
 	}
 	a := &answer{status: res.StatusCode, header: res.Header, body: b, closed: res.Close}
-	contract.check(s.t, method, target, a)
+	s.contract.check(s.t, method, target, a)
 	return a
 }
 
@@ -240,16 +242,16 @@ func (s *service) exchange(c net.Conn, sent string, want int) []*answer {
 	if _, err := io.WriteString(c, sent); err != nil && want == 0 {
 		s.t.Fatal(err)
 	}
-	return s.answers(bufio.NewReader(c), methodsIn(sent), want)
+	return s.answers(bufio.NewReader(c), requestsIn(sent), want)
 }
 
-// answers reads answers to requests with the given methods.
-func (s *service) answers(r *bufio.Reader, methods []string, want int) (got []*answer) {
+// answers reads answers to requests with the given methods and targets.
+func (s *service) answers(r *bufio.Reader, requests [][2]string, want int) (got []*answer) {
 	s.t.Helper()
 	for len(got) < want {
-		method := http.MethodGet
-		if len(got) < len(methods) {
-			method = methods[len(got)]
+		method, target := http.MethodGet, ""
+		if len(got) < len(requests) {
+			method, target = requests[len(got)][0], requests[len(got)][1]
 		}
 		a, err := readAnswer(r, method)
 		if err != nil {
@@ -259,7 +261,7 @@ func (s *service) answers(r *bufio.Reader, methods []string, want int) (got []*a
 			return got
 		}
 		if a.status != http.StatusContinue {
-			contract.check(s.t, method, "", a)
+			s.contract.check(s.t, method, target, a)
 		}
 		got = append(got, a)
 		if a.closed {
@@ -272,15 +274,16 @@ func (s *service) answers(r *bufio.Reader, methods []string, want int) (got []*a
 	return got
 }
 
-// methodsIn finds the methods of pipelined requests, so that a HEAD's missing
-// body is not waited for.
-func methodsIn(sent string) (methods []string) {
+// requestsIn finds the methods and targets of pipelined requests, so that a
+// HEAD's missing body is not waited for and each answer is held against its own
+// operation.
+func requestsIn(sent string) (requests [][2]string) {
 	for line := range strings.Lines(sent) {
-		if method, _, ok := strings.Cut(line, " /"); ok && strings.Contains(line, " HTTP/1.") {
-			methods = append(methods, method)
+		if f := strings.Fields(line); len(f) == 3 && strings.HasPrefix(f[2], "HTTP/") {
+			requests = append(requests, [2]string{f[0], f[1]})
 		}
 	}
-	return methods
+	return requests
 }
 
 func readAnswer(r *bufio.Reader, method string) (*answer, error) {
