@@ -188,7 +188,7 @@ type Session struct {
 	mu        sync.Mutex
 	unblocked chan struct{} // closed unless the broker has blocked publishers
 
-	watcher sync.WaitGroup
+	helpers sync.WaitGroup // joined by Close
 }
 
 func newSession(conn *amqp.Connection, raw net.Conn, host string, rpcTimeout time.Duration) *Session {
@@ -196,7 +196,7 @@ func newSession(conn *amqp.Connection, raw net.Conn, host string, rpcTimeout tim
 	close(s.unblocked)
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
 	blocked := conn.NotifyBlocked(make(chan amqp.Blocking, 16))
-	s.watcher.Go(func() { s.watch(closed, blocked) })
+	s.helpers.Go(func() { s.watch(closed, blocked) })
 	return s
 }
 
@@ -304,6 +304,25 @@ func (s *Session) Channel() (*amqp.Channel, error) {
 	return ch, err
 }
 
+// EndWith ends the session at most grace after ctx, whatever request is under way
+// then. Nothing else that a session does looks at a context.
+func (s *Session) EndWith(ctx context.Context, grace time.Duration) {
+	s.helpers.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-s.done:
+			return
+		}
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			s.Fail(context.Cause(ctx))
+		case <-s.done:
+		}
+	})
+}
+
 // Close ends the session, in order if the broker answers at once, and waits until
 // nothing of it runs. It takes no longer than about half a second.
 func (s *Session) Close() {
@@ -314,5 +333,5 @@ func (s *Session) Close() {
 		force.Stop()
 	}
 	_ = s.raw.Close()
-	s.watcher.Wait()
+	s.helpers.Wait()
 }

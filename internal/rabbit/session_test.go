@@ -174,6 +174,25 @@ func TestRequestWithoutAnswerEndsTheSession(t *testing.T) {
 	within(t, 5*time.Second, begun(s.Close), "close")
 }
 
+func TestRequestUnderWayDoesNotOutliveItsContext(t *testing.T) {
+	t.Parallel()
+	proxy := testenv.NewProxy(t, broker.Addr())
+	s := open(t, Options{URLs: list(testenv.Via(broker.URL(), proxy.Addr())), RPCTimeout: time.Hour})
+	ch, err := s.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.EndWith(ctx, 50*time.Millisecond)
+	proxy.Freeze()
+	asking := begun(func() { err = declareQueue(s, ch, "q") })
+	cancel()
+	within(t, 5*time.Second, asking, "declare queue")
+	if err == nil || !errors.Is(s.Err(), context.Canceled) {
+		t.Errorf("%v; session: %v", err, s.Err())
+	}
+}
+
 // The library's publisher holds a lock while it waits for the socket, and its
 // shutdown waits for that lock.
 func TestPublisherStuckInAHalfOpenConnectionIsFreed(t *testing.T) {

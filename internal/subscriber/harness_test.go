@@ -200,6 +200,19 @@ func (f *fixture) run(t *testing.T) {
 	})
 }
 
+// eventually polls a condition.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	for !holds() {
+		select {
+		case <-deadline:
+			t.Fatalf("%s: not within %v", what, patience)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 func (f *fixture) untilConnected(t *testing.T) {
 	t.Helper()
 	f.store.untilFence(t, "reconnect", 1)

@@ -22,6 +22,8 @@ const (
 	settled = 10 * time.Second
 	// rebindEvery is how long a lost binding stays unnoticed if no event comes.
 	rebindEvery = 10 * time.Second
+	// stopGrace is how long a request under way may take when Run is to end.
+	stopGrace = 300 * time.Millisecond
 	// logEvery spaces log lines about a condition that persists.
 	logEvery = time.Minute
 )
@@ -116,6 +118,7 @@ func (s *Subscriber) live(ctx context.Context, dialer *rabbit.Dialer) (attached 
 		return false, err
 	}
 	defer session.Close()
+	session.EndWith(ctx, stopGrace)
 	l, err := s.attach(session)
 	if err != nil {
 		return false, err

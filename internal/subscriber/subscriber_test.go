@@ -159,14 +159,7 @@ func TestQueueBehindEndsASilentConnectionBeforeTheHeartbeatDoes(t *testing.T) {
 	f.untilConnected(t)
 	proxy.Freeze()
 	f.QueueBehind()
-	deadline := time.After(patience)
-	for f.Status().Connected {
-		select {
-		case <-deadline:
-			t.Fatal("still connected")
-		case <-time.After(time.Millisecond):
-		}
-	}
+	eventually(t, "the end of the connection", func() bool { return !f.Status().Connected })
 	proxy.Thaw()
 	f.store.untilFence(t, "reconnect", 2)
 }
@@ -216,23 +209,11 @@ func TestPurgedQueueShowsAsAGap(t *testing.T) {
 // untilRebound waits until n requests to bind again were answered.
 func (f *fixture) untilRebound(t *testing.T, n float64) {
 	t.Helper()
-	deadline := time.After(patience)
-	for f.value(t, "rebinds_total") < n {
-		select {
-		case <-deadline:
-			t.Fatalf("%v rebinds", f.value(t, "rebinds_total"))
-		case <-time.After(time.Millisecond):
-		}
-	}
-	// The counter comes before the request: one more round trip on the broker.
+	eventually(t, "a request to bind", func() bool { return f.value(t, "rebinds_total") >= n })
+	// The counter comes before the request: when the next is counted, this one was
+	// answered.
 	f.QueueBehind()
-	for f.value(t, "rebinds_total") < n+1 {
-		select {
-		case <-deadline:
-			t.Fatalf("%v rebinds", f.value(t, "rebinds_total"))
-		case <-time.After(time.Millisecond):
-		}
-	}
+	eventually(t, "another one", func() bool { return f.value(t, "rebinds_total") >= n+1 })
 }
 
 func TestRemovedBindingAndDeletedExchangeAreRestored(t *testing.T) {
@@ -259,17 +240,12 @@ func TestRemovedBindingAndDeletedExchangeAreRestored(t *testing.T) {
 					f.QueueBehind()
 				}
 				before := f.value(t, "rebinds_total", cause)
-				deadline := time.After(patience)
-				for f.value(t, "rebinds_total", cause) < before+2 {
+				eventually(t, "binding again", func() bool {
 					if cause == "behind" {
 						f.QueueBehind()
 					}
-					select {
-					case <-deadline:
-						t.Fatal("not bound again")
-					case <-time.After(time.Millisecond):
-					}
-				}
+					return f.value(t, "rebinds_total", cause) >= before+2
+				})
 				a.send(numbered(1, 1)...)
 				f.store.untilSeq(t, 1)
 				if f.store.fencesFor("reconnect") > 1 || f.value(t, "reconnects_total") != 0 {
@@ -461,23 +437,11 @@ func TestBrokerStoppedKilledPausedAndBack(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		do, undo func() error
-		ends     bool // the outage ends the connection
-	}{
-		{"stop", own.Stop, own.Start, true},
-		{"kill", own.Kill, own.Start, true},
-		{"pause", own.Pause, own.Resume, true},
-	} {
+	}{{"stop", own.Stop, own.Start}, {"kill", own.Kill, own.Start}, {"pause", own.Pause, own.Resume}} {
 		if err := c.do(); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		deadline := time.After(patience)
-		for f.Status().Connected {
-			select {
-			case <-deadline:
-				t.Fatalf("%s: it still believes to be connected", c.name)
-			case <-time.After(time.Millisecond):
-			}
-		}
+		eventually(t, "the end of the connection after "+c.name, func() bool { return !f.Status().Connected })
 		if err := c.undo(); err != nil {
 			t.Fatalf("after %s: %v", c.name, err)
 		}
@@ -494,14 +458,7 @@ func TestBrokerStoppedKilledPausedAndBack(t *testing.T) {
 func TestWithoutABrokerItWaitsAndStops(t *testing.T) {
 	t.Parallel()
 	f := start(t, nil)
-	deadline := time.After(patience)
-	for f.Status().LastError != rabbit.NotSet {
-		select {
-		case <-deadline:
-			t.Fatalf("status %+v", f.Status())
-		case <-time.After(time.Millisecond):
-		}
-	}
+	eventually(t, "a reason to show", func() bool { return f.Status().LastError == rabbit.NotSet })
 	f.stop()
 	if f.value(t, "reconnects_total") != 0 || len(f.store.fences) != 0 {
 		t.Errorf("fences %v", f.store.fences)
@@ -513,14 +470,7 @@ func TestUnreachableBrokerIsNamedOnceAndLeftAtOnce(t *testing.T) {
 	proxy := testenv.NewProxy(t, broker.Addr())
 	proxy.Freeze()
 	f := start(t, nil, testenv.Via(broker.URL(), proxy.Addr()), "amqp://guest:guest@:x")
-	deadline := time.After(patience)
-	for f.Status().LastError == rabbit.None || proxy.Accepted() < 3 {
-		select {
-		case <-deadline:
-			t.Fatalf("status %+v", f.Status())
-		case <-time.After(time.Millisecond):
-		}
-	}
+	eventually(t, "three attempts", func() bool { return f.Status().LastError != rabbit.None && proxy.Accepted() >= 3 })
 	begin := time.Now()
 	f.stop()
 	if took := time.Since(begin); took > 2*time.Second {
@@ -528,6 +478,24 @@ func TestUnreachableBrokerIsNamedOnceAndLeftAtOnce(t *testing.T) {
 	}
 	if n := f.logs.FilterMessage("broker not reached").Len(); n != 1 {
 		t.Errorf("%d log lines", n)
+	}
+}
+
+func TestSilentBrokerDoesNotDelayTheEnd(t *testing.T) {
+	t.Parallel()
+	vhost := broker.NewVhost(t)
+	proxy := testenv.NewProxy(t, broker.Addr())
+	f := prepare(t, nil, testenv.Via(vhost, proxy.Addr()))
+	f.dial.RPCTimeout, f.dial.Heartbeat = time.Hour, time.Hour
+	f.run(t)
+	f.untilConnected(t)
+	proxy.Freeze()
+	f.QueueBehind() // a request that will have no answer
+	eventually(t, "the request", func() bool { return f.value(t, "rebinds_total") == 1 })
+	begin := time.Now()
+	f.stop()
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("it took %v to stop", took)
 	}
 }
 
