@@ -164,8 +164,6 @@ func awaitWarm(ctx context.Context, cfg *config.Config, store *keystore.Store, l
 		case <-ctx.Done():
 			return nil
 		case <-warmed:
-			s := store.Status()
-			log.Info("warmed", zap.Int("keys", s.Entries), zap.Bool("complete", s.Complete))
 			<-ctx.Done()
 			return nil
 		case <-limit.C:
