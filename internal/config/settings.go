@@ -30,6 +30,7 @@ type Setting struct {
 }
 
 //go:generate go test -run TestFieldDocs -update .
+//go:generate go test -run TestTablesInTheDocuments -update .
 
 // Settings returns every setting in the order of Config's fields.
 func Settings() []Setting { return settings() }
