@@ -86,7 +86,7 @@ func get(t *testing.T, socket, path, want string) {
 	}}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	last := ""
+	var last string
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
