@@ -23,9 +23,8 @@ const maxTouched = 1 << 17
 // entry is what memory holds of one key: its record and its owner, or a mark
 // ("ask the source"), which has neither.
 type entry struct {
-	rec    Record
-	owner  *owner
-	filled clock.Instant // for max_ttl
+	rec   Record
+	owner *owner
 }
 
 func (e entry) isMark() bool { return e.rec.IsZero() }
@@ -136,7 +135,7 @@ func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, foun
 		return entry{}, foundNothing
 	}
 	sh.mu.Unlock()
-	if e.isMark() || e.owner.get() == ownerAsk || (maxTTL > 0 && int64(now-e.filled) >= maxTTL) {
+	if e.isMark() || e.owner.get() == ownerAsk || (maxTTL > 0 && int64(now-e.rec.filled()) >= maxTTL) {
 		return entry{}, foundMark
 	}
 	return e, foundEntry
@@ -258,7 +257,7 @@ func (m *memory) warming(on bool) {
 // load inserts a row of a warm, unless an event has named the key since the
 // warm was registered, or the key came twice. It reports false when there is no
 // room left.
-func (m *memory) load(row *Row, rec Record, now clock.Instant) bool {
+func (m *memory) load(row *Row, rec Record) bool {
 	keyID := rec.KeyID()
 	sh := m.shard(keyID)
 	sh.mu.Lock()
@@ -277,7 +276,7 @@ func (m *memory) load(row *Row, rec Record, now clock.Instant) bool {
 		return false
 	}
 	o := m.owners.acquire(rec.OwnerID(), stateOf(row.OwnerSuspended))
-	sh.lru.Add(keyID, entry{rec: rec, owner: o, filled: now})
+	sh.lru.Add(keyID, entry{rec: rec, owner: o})
 	return true
 }
 

@@ -88,7 +88,7 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 		f.now = newDBClock(got.Time, f.asked, s.clock.Now())
 		f.clean = got.Clean && got.Timeline == m.timeline
 		if got.Row != nil {
-			f.rec = got.Row.record(nil)
+			f.rec = Record{packed: string(got.Row.pack(nil, f.asked))}
 			f.owner = stateOf(got.Row.OwnerSuspended)
 		}
 	})
@@ -133,7 +133,7 @@ func (s *Store) land(m *memory, sh *shard, f *flight) fillOutcome {
 		return fillAbsent
 	}
 	owner := m.owners.acquire(f.rec.OwnerID(), f.owner)
-	sh.put(m, f.keyID, entry{rec: f.rec, owner: owner, filled: f.asked})
+	sh.put(m, f.keyID, entry{rec: f.rec, owner: owner})
 	return fillInserted
 }
 

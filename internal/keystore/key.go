@@ -10,6 +10,8 @@ import (
 	"math"
 	"time"
 	"unicode/utf8"
+
+	"github.com/keysidecar/keysidecar/internal/clock"
 )
 
 // Limits on what one key may hold. Postgres checks the same ones.
@@ -131,24 +133,26 @@ func HashSecret(pepper, secret []byte) string {
 // cost the garbage collector a million pointers and not ten million. Its methods
 // return substrings: they allocate nothing and stay valid for ever.
 //
-// Layout: a fixed head of two int64 (not before, expires at; microseconds since
-// the epoch), flags, and the lengths of the variable parts, then the parts.
+// Layout, little-endian: a head of flags, counts and lengths; the two times
+// (microseconds since the epoch), each only if the key has it; then the parts in
+// the order of their lengths, then the scopes, each behind its own length.
 type Record struct{ packed string }
 
 const (
-	offNotBefore = 0
-	offExpiresAt = 8
-	offFlags     = 16
-	offScopes    = 17 // number of scopes
-	offKeyID     = 18 // uint16 lengths from here
-	offOwnerID   = 20
-	offAlgorithm = 22
-	offPublicKey = 24
-	offAttrs     = 26
-	headBytes    = 28
+	offFlags     = 0
+	offScopes    = 1 // number of scopes
+	offFilled    = 2 // uint32: seconds since boot at which the key was read, see Record.filled
+	offKeyID     = 6 // uint16 lengths from here
+	offOwnerID   = 8
+	offAlgorithm = 10
+	offPublicKey = 12
+	offAttrs     = 14
+	headBytes    = 16
 
 	flagRevoked   = 1 << 0
 	flagPublicKey = 1 << 1 // tells an opaque key from an empty one
+	flagNotBefore = 1 << 2
+	flagExpiresAt = 1 << 3
 )
 
 // Row is a key as a source reads it, in bytes that are valid only during the
@@ -171,16 +175,6 @@ const (
 	Never  int64 = math.MinInt64
 	Always int64 = math.MaxInt64
 )
-
-// NewRecord packs k. It does not check k; see Key.Check.
-func NewRecord(k *Key) Record { return k.row().record(nil) }
-
-func micros(t time.Time, unset int64) int64 {
-	if t.IsZero() {
-		return unset
-	}
-	return t.UnixMicro()
-}
 
 // check reports what keeps row from being packed: a length the layout has no
 // room for. Postgres's constraints refuse such rows long before, but a view over
@@ -206,58 +200,116 @@ func (row *Row) check() error {
 
 // record packs row, using scratch's capacity for the work.
 func (row *Row) record(scratch []byte) Record {
-	return Record{packed: string(row.pack(scratch[:0]))}
+	return Record{packed: string(row.pack(scratch[:0], 0))}
 }
 
-func (row *Row) pack(b []byte) []byte {
-	var head [headBytes]byte
-	binary.LittleEndian.PutUint64(head[offNotBefore:], uint64(row.NotBefore))
-	binary.LittleEndian.PutUint64(head[offExpiresAt:], uint64(row.ExpiresAt))
-	if row.Revoked {
-		head[offFlags] |= flagRevoked
-	}
-	if row.PublicKey != nil {
-		head[offFlags] |= flagPublicKey
-	}
+// pack appends the packed row to b. filled is when it was read.
+func (row *Row) pack(b []byte, filled clock.Instant) []byte {
 	attrs := row.Attributes
 	if string(attrs) == "{}" {
 		attrs = nil
 	}
-	head[offScopes] = byte(len(row.Scopes))
-	binary.LittleEndian.PutUint16(head[offKeyID:], uint16(len(row.ID)))
-	binary.LittleEndian.PutUint16(head[offOwnerID:], uint16(len(row.OwnerID)))
-	binary.LittleEndian.PutUint16(head[offAlgorithm:], uint16(len(row.Algorithm)))
-	binary.LittleEndian.PutUint16(head[offPublicKey:], uint16(len(row.PublicKey)))
-	binary.LittleEndian.PutUint16(head[offAttrs:], uint16(len(attrs)))
-	b = append(b, head[:]...)
+	var flags byte
+	if row.Revoked {
+		flags |= flagRevoked
+	}
+	if row.PublicKey != nil {
+		flags |= flagPublicKey
+	}
+	if row.NotBefore != Never {
+		flags |= flagNotBefore
+	}
+	if row.ExpiresAt != Always {
+		flags |= flagExpiresAt
+	}
+	b = append(b, flags, byte(len(row.Scopes)))
+	b = binary.LittleEndian.AppendUint32(b, uint32(time.Duration(filled)/time.Second)) //nolint:gosec // 136 years of uptime
+	for _, part := range [...][]byte{row.ID, row.OwnerID, row.Algorithm, row.PublicKey, attrs} {
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(part))) //nolint:gosec // see check
+	}
+	if flags&flagNotBefore != 0 {
+		b = binary.LittleEndian.AppendUint64(b, uint64(row.NotBefore)) //nolint:gosec // two's complement
+	}
+	if flags&flagExpiresAt != 0 {
+		b = binary.LittleEndian.AppendUint64(b, uint64(row.ExpiresAt)) //nolint:gosec // two's complement
+	}
 	b = append(b, row.ID...)
 	b = append(b, row.OwnerID...)
 	b = append(b, row.Algorithm...)
 	b = append(b, row.PublicKey...)
 	b = append(b, attrs...)
 	for _, s := range row.Scopes {
-		b = binary.LittleEndian.AppendUint16(b, uint16(len(s)))
+		b = binary.LittleEndian.AppendUint16(b, uint16(len(s))) //nolint:gosec // see check
 		b = append(b, s...)
 	}
 	return b
 }
+
+// NewRecord packs k. It does not check k; see Key.Check.
+func NewRecord(k *Key) Record { return k.row().record(nil) }
+
+func micros(t time.Time, unset int64) int64 {
+	if t.IsZero() {
+		return unset
+	}
+	return t.UnixMicro()
+}
+
+func (r Record) flag(f byte) bool { return r.packed[offFlags]&f != 0 }
 
 func (r Record) int64At(off int) int64 {
 	var n uint64
 	for i := 7; i >= 0; i-- {
 		n = n<<8 | uint64(r.packed[off+i])
 	}
-	return int64(n)
+	return int64(n) //nolint:gosec // two's complement
 }
 
 func (r Record) uint16At(off int) int {
 	return int(r.packed[off]) | int(r.packed[off+1])<<8
 }
 
-// part returns the variable part whose length stands at off; parts lie in the
-// order of their lengths.
+// notBefore and expiresAt are in microseconds since the epoch, Never and Always
+// if unbounded.
+func (r Record) notBefore() int64 {
+	if !r.flag(flagNotBefore) {
+		return Never
+	}
+	return r.int64At(headBytes)
+}
+
+func (r Record) expiresAt() int64 {
+	switch {
+	case !r.flag(flagExpiresAt):
+		return Always
+	case r.flag(flagNotBefore):
+		return r.int64At(headBytes + 8)
+	}
+	return r.int64At(headBytes)
+}
+
+// filled is when the key was read, rounded down to a second: for max_ttl, which
+// may end an entry's life a little early.
+func (r Record) filled() clock.Instant {
+	s := int64(r.uint16At(offFilled)) | int64(r.uint16At(offFilled+2))<<16
+	return clock.Instant(s * int64(time.Second))
+}
+
+// parts is where the variable parts begin.
+func (r Record) parts() int {
+	at := headBytes
+	if r.flag(flagNotBefore) {
+		at += 8
+	}
+	if r.flag(flagExpiresAt) {
+		at += 8
+	}
+	return at
+}
+
+// part returns the variable part whose length stands at off.
 func (r Record) part(off int) string {
-	start := headBytes
+	start := r.parts()
 	for o := offKeyID; o < off; o += 2 {
 		start += r.uint16At(o)
 	}
@@ -278,31 +330,31 @@ func (r Record) Algorithm() string { return r.part(offAlgorithm) }
 
 // PublicKey returns the SubjectPublicKeyInfo in DER; ok is false for an opaque key.
 func (r Record) PublicKey() (der string, ok bool) {
-	return r.part(offPublicKey), r.packed[offFlags]&flagPublicKey != 0
+	return r.part(offPublicKey), r.flag(flagPublicKey)
 }
 
 // Attributes returns the attributes as a JSON object, or "" for none.
 func (r Record) Attributes() string { return r.part(offAttrs) }
 
 // Revoked reports whether revoked_at is set.
-func (r Record) Revoked() bool { return r.packed[offFlags]&flagRevoked != 0 }
+func (r Record) Revoked() bool { return r.flag(flagRevoked) }
 
 // NotBefore returns the first moment of the key's life; ok is false if unbounded.
 func (r Record) NotBefore() (t time.Time, ok bool) {
-	n := r.int64At(offNotBefore)
+	n := r.notBefore()
 	return time.UnixMicro(n).UTC(), n != Never
 }
 
 // ExpiresAt returns the first moment after the key's life; ok is false if unbounded.
 func (r Record) ExpiresAt() (t time.Time, ok bool) {
-	n := r.int64At(offExpiresAt)
+	n := r.expiresAt()
 	return time.UnixMicro(n).UTC(), n != Always
 }
 
 // Scopes calls yield for each scope in stored order until it returns false. It
 // has the shape of an iterator: for s := range r.Scopes.
 func (r Record) Scopes(yield func(string) bool) {
-	at := headBytes
+	at := r.parts()
 	for o := offKeyID; o < headBytes; o += 2 {
 		at += r.uint16At(o)
 	}

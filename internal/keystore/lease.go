@@ -54,9 +54,9 @@ func (c dbClock) judge(rec Record, owner ownerState, now clock.Instant) Code {
 		return Revoked
 	case owner != ownerActive:
 		return OwnerSuspended
-	case us+c.latest >= rec.int64At(offExpiresAt):
+	case us+c.latest >= rec.expiresAt():
 		return Expired
-	case us+c.earliest < rec.int64At(offNotBefore):
+	case us+c.earliest < rec.notBefore():
 		return NotYetValid
 	}
 	return Active

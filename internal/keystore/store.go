@@ -28,7 +28,8 @@ type Options struct {
 	// Capacity is how many keys memory holds (marks included), within a few
 	// per cent.
 	Capacity int
-	// MaxTTL is the age at which an entry is read again; 0 for never.
+	// MaxTTL is the age at which an entry is read again, to within a second; 0 for
+	// never.
 	MaxTTL time.Duration
 	// NegativeTTL is how long an unknown key is remembered; 0 for not at all.
 	NegativeTTL time.Duration
@@ -61,6 +62,8 @@ func (o *Options) check() error {
 		return errors.New("keystore: FillTimeout, FenceInterval and MinFenceGap must be positive, and the gap no longer than the interval")
 	case o.MaxStaleness <= o.FenceInterval || o.MaxStaleness <= 2*clock.Uncertainty:
 		return fmt.Errorf("keystore: MaxStaleness must be longer than FenceInterval (%v)", o.FenceInterval)
+	case o.MaxTTL != 0 && o.MaxTTL < 2*time.Second:
+		return errors.New("keystore: MaxTTL must be 0 or at least 2 s")
 	case o.StaleLimit != 0 && o.StaleLimit < o.MaxStaleness:
 		return errors.New("keystore: StaleLimit must not be shorter than MaxStaleness")
 	}

@@ -394,9 +394,11 @@ func TestPodsWallClockChangesAVerdict(t *testing.T) {
 
 func TestMaxTTLIsIgnored(t *testing.T) {
 	l := filled(t, 1)
-	b := build(t, l, func(o *Options) { o.MaxTTL = time.Second; o.FenceInterval = 2 * time.Second }).warm()
+	b := build(t, l, func(o *Options) {
+		o.MaxTTL, o.MaxStaleness, o.FenceInterval = 10*time.Second, time.Minute, 20*time.Second
+	}).warm()
 	b.expect("k0", Active)
-	b.clock.Advance(1100 * time.Millisecond)
+	b.clock.Advance(11 * time.Second)
 	if a := b.expect("k0", Active); a.Origin != FromDatabase {
 		t.Fatalf("an entry older than max_ttl came from %v", a.Origin)
 	}

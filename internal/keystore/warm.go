@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"runtime/debug"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,8 +57,8 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 				s.log.Warn("a row cannot be used and is never answered valid", zap.Error(err))
 				return nil
 			}
-			scratch = row.pack(scratch[:0])
-			if loaded >= s.opts.Capacity || !m.load(row, Record{packed: string(scratch)}, begun) {
+			scratch = row.pack(scratch[:0], begun)
+			if loaded >= s.opts.Capacity || !m.load(row, Record{packed: string(scratch)}) {
 				m.complete.Store(false)
 				return errFull
 			}
@@ -122,6 +123,11 @@ func (s *Store) adopt(m *memory) {
 	// Evict looks at warming first and mem second, so no message falls between.
 	s.warming.Store(nil)
 	m.warming(false)
+	s.fills.Add(1)
+	go func() {
+		defer s.fills.Done()
+		debug.FreeOSMemory() // what the warm used beyond the keys, and the old memory
+	}()
 }
 
 // historyName is a short name for a line of events, the same in every sidecar
