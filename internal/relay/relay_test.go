@@ -302,6 +302,7 @@ func TestBrokerAlarmedStoppedKilledPausedAndBackLosesNothing(t *testing.T) {
 		t.Logf("%s: all published %v after the broker was back", c.name, time.Since(begin).Round(time.Millisecond))
 	}
 	s.allSeen(t, 0, false)
+	f.noneRefused(t)
 	if f.logs.FilterMessage("leading").Len() != 1 {
 		t.Error("the broker's faults cost the lead, though nobody else waited for it")
 	}
@@ -330,6 +331,17 @@ func TestHalfOpenBrokerConnectionIsLeftForAnother(t *testing.T) {
 	if f.value(t, "republished_total", "unknown") == 0 {
 		t.Error("no publication was repeated")
 	}
+	f.noneRefused(t)
+	// What the lost connection left open goes before what is newer.
+	s.seen.mu.Lock()
+	defer s.seen.mu.Unlock()
+	newest := int64(0)
+	for _, e := range s.seen.order {
+		if e.Seq > newest+1 {
+			t.Fatalf("%d came before %d", e.Seq, newest+1)
+		}
+		newest = max(newest, e.Seq)
+	}
 }
 
 func TestDeletedExchangeIsMadeAgain(t *testing.T) {
@@ -350,6 +362,16 @@ func TestDeletedExchangeIsMadeAgain(t *testing.T) {
 	}
 	if f.value(t, "reconnects_total", string(rabbit.NotFound)) != 1 {
 		t.Error("the reason is not counted")
+	}
+	f.noneRefused(t)
+}
+
+// noneRefused checks that a lost connection was not taken for a refusal, which is
+// not repeated for ever.
+func (f *fixture) noneRefused(t *testing.T) {
+	t.Helper()
+	if f.value(t, "republished_total", "refused") != 0 || f.value(t, "given_up_total") != 0 {
+		t.Error("a lost connection was taken for a refusal")
 	}
 }
 

@@ -82,6 +82,9 @@ func TestMessageIsAcknowledgedOnlyAfterItWasApplied(t *testing.T) {
 	a := dialAdmin(t, vhost)
 	a.send(numbered(1, 3)...)
 	<-applying
+	if out, err := broker.Ctl("list_queues", "--vhost", vhostName(t, vhost), "--no-table-headers", "messages_unacknowledged"); err != nil || strings.TrimSpace(out) != "3" {
+		t.Errorf("while the first is being applied %q are not acknowledged, %v", out, err)
+	}
 	proxy.Cut()
 	close(release)
 	// All three come again: 1 was applied (others may have been), but there was no
