@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
@@ -24,6 +26,10 @@ func (c *cli) daemon(cmd *cobra.Command, role config.Role, run func(context.Cont
 	}
 	if err := cfg.CheckFiles(role); err != nil {
 		return err
+	}
+	if !isTerminal(c.err) {
+		// Nothing is reloaded by it, and whoever believes so must not end a sidecar.
+		signal.Ignore(syscall.SIGHUP)
 	}
 	log, err := app.NewLogger(cfg, c.err)
 	if err != nil {

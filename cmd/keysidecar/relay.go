@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/keysidecar/keysidecar/internal/admin"
 	"github.com/keysidecar/keysidecar/internal/app"
 	"github.com/keysidecar/keysidecar/internal/config"
 	"github.com/keysidecar/keysidecar/internal/relay"
@@ -46,7 +47,15 @@ func (c *cli) replay(cmd *cobra.Command, from int64) error {
 	if err != nil {
 		return err
 	}
-	n, err := relay.Replay(cmd.Context(), dsn, from)
+	ctx := cmd.Context()
+	db, err := admin.OpenPostgres(ctx, dsn, cfg.Store.Postgres.Relation, "") // says plainly what is wrong with a database
+	if err != nil {
+		return err
+	}
+	if err := db.Close(ctx); err != nil {
+		return err
+	}
+	n, err := relay.Replay(ctx, dsn, from)
 	if err != nil {
 		return err
 	}

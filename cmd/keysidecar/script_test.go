@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,28 +22,40 @@ const scriptLimit = time.Minute
 // sleeps at its end.
 const gorace = "atexit_sleep_ms=0"
 
-// server is the database of the scripts in testdata/postgres.
-var server *testenv.Postgres
+// postgres starts the server of the scripts in testdata/postgres when the first
+// of them needs it.
+var postgres = sync.OnceValues(func() (*testenv.Postgres, error) { return testenv.StartPostgresMain() })
 
-func TestMain(m *testing.M) {
-	testscript.Main(withPostgres{m}, map[string]func(){"keysidecar": main})
+var postgresStarted atomic.Bool
+
+func startPostgres(t testing.TB) *testenv.Postgres {
+	t.Helper()
+	postgresStarted.Store(true)
+	pg, err := postgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pg
 }
 
-// withPostgres runs the tests beside a server of their own. The scripts' commands
-// are this very program, started again, and never get here.
-type withPostgres struct{ m *testing.M }
+func TestMain(m *testing.M) {
+	testscript.Main(endingPostgres{m}, map[string]func(){"keysidecar": main})
+}
 
-func (w withPostgres) Run() int {
-	pg, err := testenv.StartPostgresMain()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+// endingPostgres ends the server after the tests, if it was started. The scripts'
+// commands are this very program, started again, and never get here.
+type endingPostgres struct{ m *testing.M }
+
+func (e endingPostgres) Run() int {
+	code := e.m.Run()
+	if !postgresStarted.Load() {
+		return code
 	}
-	server = pg
-	code := w.m.Run()
-	if err := pg.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	if pg, err := postgres(); err == nil {
+		if err := pg.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	return code
 }
@@ -49,19 +63,24 @@ func (w withPostgres) Run() int {
 // commands are what the scripts can do beyond testscript's own.
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	// sigterm asks every program in the background to stop, as Kubernetes does.
-	"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) {
-		for _, c := range ts.BackgroundCmds() {
-			ts.Check(c.Process.Signal(syscall.SIGTERM))
-		}
-	},
+	"sigterm": func(ts *testscript.TestScript, _ bool, _ []string) { signalAll(ts, syscall.SIGTERM) },
+	"sighup":  func(ts *testscript.TestScript, _ bool, _ []string) { signalAll(ts, syscall.SIGHUP) },
 	// psql runs SQL in the script's database, which is what an application does.
 	"psql": func(ts *testscript.TestScript, neg bool, args []string) {
-		out, err := server.Psql(ts.Getenv("DATABASE"), args[0])
+		pg, err := postgres()
+		ts.Check(err)
+		out, err := pg.Psql(ts.Getenv("DATABASE"), args[0])
 		fmt.Fprint(ts.Stdout(), out)
 		if (err != nil) != neg {
 			ts.Fatalf("psql: %v", err)
 		}
 	},
+}
+
+func signalAll(ts *testscript.TestScript, sig syscall.Signal) {
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(sig))
+	}
 }
 
 // Each script under testdata/script shows one thing that people do, and needs
@@ -87,10 +106,11 @@ func TestPostgresScripts(t *testing.T) {
 		Cmds:     commands,
 		Deadline: time.Now().Add(scriptLimit),
 		Setup: func(e *testscript.Env) error {
-			name := server.NewDatabaseFrom(e.T().(testing.TB), "") //nolint:forcetypeassert // testscript's T is the subtest
+			pg := startPostgres(t)
+			name := pg.NewDatabaseFrom(t, "")
 			e.Setenv("DATABASE", name)
 			e.Setenv("GORACE", gorace)
-			e.Setenv("KEYSIDECAR_STORE_POSTGRES_DSN", server.DSN(name))
+			e.Setenv("KEYSIDECAR_STORE_POSTGRES_DSN", pg.DSN(name))
 			return nil
 		},
 	})

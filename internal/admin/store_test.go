@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,19 +19,30 @@ import (
 	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
-var server *testenv.Postgres
+// postgres starts this package's server when the first test needs it.
+var postgres = sync.OnceValues(func() (*testenv.Postgres, error) { return testenv.StartPostgresMain() })
+
+var postgresStarted atomic.Bool
+
+func server(t testing.TB) *testenv.Postgres {
+	t.Helper()
+	postgresStarted.Store(true)
+	pg, err := postgres()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pg
+}
 
 func TestMain(m *testing.M) {
-	pg, err := testenv.StartPostgresMain()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	server = pg
 	code := m.Run()
-	if err := pg.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	if postgresStarted.Load() {
+		if pg, err := postgres(); err == nil {
+			if err := pg.Close(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				code = 1
+			}
+		}
 	}
 	os.Exit(code)
 }
@@ -54,7 +67,7 @@ var (
 
 func openPostgres(t *testing.T) (*Postgres, *pgx.Conn) {
 	t.Helper()
-	dsn := schematest.NewDatabase(t, server)
+	dsn := schematest.NewDatabase(t, server(t))
 	p, err := OpenPostgres(t.Context(), dsn, ownRelation, "cli:test")
 	if err != nil {
 		t.Fatal(err)
@@ -329,7 +342,7 @@ func TestTheLogNamesWhoeverUsedTheCommand(t *testing.T) {
 
 func TestForeignTablesAreReadAndNeverWritten(t *testing.T) {
 	t.Parallel()
-	dsn := schematest.NewDatabase(t, server)
+	dsn := schematest.NewDatabase(t, server(t))
 	conn, err := pgx.Connect(t.Context(), dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -382,7 +395,7 @@ func TestProblemsOfTheDatabaseAreFound(t *testing.T) {
 
 func TestADatabaseWithoutTheSchemaIsNamed(t *testing.T) {
 	t.Parallel()
-	_, err := OpenPostgres(t.Context(), server.NewDatabase(t), ownRelation, "cli:test")
+	_, err := OpenPostgres(t.Context(), server(t).NewDatabase(t), ownRelation, "cli:test")
 	if err == nil || !strings.Contains(err.Error(), "keysidecar migrate") {
 		t.Errorf("have %v", err)
 	}
