@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 )
 
 // Each case starts with owners m_1 (active), m_2 (suspended) and keys a, b of m_1
@@ -184,7 +185,9 @@ func TestNotifyReachesListeners(t *testing.T) {
 	listener := s.another()
 	listener.do("LISTEN keysidecar")
 	s.do(cast)
-	if _, err := listener.WaitForNotification(t.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := listener.WaitForNotification(ctx); err != nil {
 		t.Fatal(err)
 	}
 }

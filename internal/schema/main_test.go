@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/keysidecar/keysidecar/internal/schema/schematest"
 	"github.com/keysidecar/keysidecar/internal/testenv"
 )

@@ -149,7 +149,7 @@ func (p *Postgres) Start() error {
 		return err
 	}
 	p.process = proc
-	return proc.ready(pgStart, func() error { return p.exec("postgres", "SELECT 1") })
+	return proc.ready(pgStart, func() error { return p.exec("SELECT 1") })
 }
 
 // Stop ends the server in order, breaking off all connections ("fast" mode).
@@ -235,19 +235,19 @@ func (p *Postgres) CreateDatabase(name, template string) error {
 	if template != "" {
 		sql += " TEMPLATE " + pgx.Identifier{template}.Sanitize()
 	}
-	return p.exec("postgres", sql)
+	return p.exec(sql)
 }
 
 // DropDatabase removes a database and breaks off its connections.
 func (p *Postgres) DropDatabase(name string) error {
-	return p.exec("postgres", "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+	return p.exec("DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 }
 
-// exec runs one statement on a connection of its own.
-func (p *Postgres) exec(database, sql string) error {
+// exec runs one statement in database postgres, on a connection of its own.
+func (p *Postgres) exec(sql string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), pgStart)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, p.DSN(database))
+	conn, err := pgx.Connect(ctx, p.DSN("postgres"))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
 	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
@@ -62,6 +63,35 @@ func TestPostgresStopsKillsPausesAndComesBack(t *testing.T) {
 	}
 	if out, err := pg.Psql("postgres", "\\pset tuples_only\nSHOW fsync; SHOW max_connections; SHOW wal_level;"); err != nil || out != " on\n\n 20\n\n logical\n\n" {
 		t.Errorf("settings %q, %v", out, err)
+	}
+}
+
+func TestStandbyFollowsAndIsPromoted(t *testing.T) {
+	t.Parallel()
+	primary := testenv.StartPostgres(t)
+	standby := primary.StartStandby(t)
+	if err := primary.CreateDatabase("late", ""); err != nil {
+		t.Fatal(err)
+	}
+	follows := func() bool { return ask(t, standby.DSN("late")) == nil }
+	for deadline := time.After(20 * time.Second); !follows(); {
+		select {
+		case <-deadline:
+			t.Fatal("the standby does not follow: " + standby.Log())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	if err := standby.CreateDatabase("x", ""); err == nil {
+		t.Error("the standby takes writes")
+	}
+	if err := primary.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.CreateDatabase("x", ""); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -21,6 +21,21 @@ func StartPostgres(tb testing.TB, opts ...PostgresOption) *Postgres {
 	return p
 }
 
+// StartStandby starts a hot standby of p that ends with the test; see NewStandby.
+func (p *Postgres) StartStandby(tb testing.TB) *Postgres {
+	tb.Helper()
+	s, err := p.NewStandby()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Errorf("close the standby: %v", err)
+		}
+	})
+	return s
+}
+
 // NewDatabase makes an empty database that is dropped at the end of the test, and
 // returns its URL for the superuser.
 func (p *Postgres) NewDatabase(tb testing.TB) string {
