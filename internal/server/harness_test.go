@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -73,15 +74,10 @@ func start(t testing.TB, change ...func(*DataOptions)) *service {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.data.Run(ctx) }()
-	var result error
-	stopped := false
-	s.stop = func() error {
+	s.stop = sync.OnceValue(func() error {
 		cancel()
-		if !stopped {
-			result, stopped = <-ended, true
-		}
-		return result
-	}
+		return <-ended
+	})
 	s.client = &http.Client{Timeout: 10 * time.Second, CheckRedirect: noRedirect, Transport: &http.Transport{
 		DisableCompression: true, MaxIdleConnsPerHost: 64,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
