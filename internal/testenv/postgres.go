@@ -240,7 +240,7 @@ func (p *Postgres) CreateDatabase(name, template string) error {
 
 // DropDatabase removes a database and breaks off its connections.
 func (p *Postgres) DropDatabase(name string) error {
-	return p.exec("DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+	return p.exec("DROP DATABASE IF EXISTS " + pgx.Identifier{name}.Sanitize() + " WITH (FORCE)")
 }
 
 // exec runs one statement in database postgres, on a connection of its own.
