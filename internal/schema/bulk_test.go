@@ -34,31 +34,25 @@ func timed(s *session, sql string) time.Duration {
 	return time.Since(begun)
 }
 
-// One statement changes every key: that must not take much longer than without
-// capture. It may need up to three rounds to show, for what else the machine does
-// only adds.
-func TestBulkRevocationIsQuick(t *testing.T) { // not parallel: it measures
+// One statement changes every key. That must not take much longer than without
+// capture, and a writer that changes another key meanwhile must not wait for all
+// of it: only the numbering is done behind the gate. The limit is 3 s, or five
+// times the statement without capture on a machine too busy for seconds to mean
+// much.
+func TestBulkRevocationIsQuickAndHoldsNobodyUp(t *testing.T) { // not parallel: it measures
 	s := bulkSession(t)
 	head := s.head()
-	extra, rounds := time.Hour, int64(0)
-	for ; rounds < 3 && extra > 3*time.Second; rounds++ {
-		bare := timed(s, `UPDATE bare`+flip)
-		captured := timed(s, `UPDATE keysidecar.public_keys`+flip)
-		t.Logf("%d keys: %v without capture, %v with", bulkKeys, bare, captured)
-		extra = min(extra, captured-bare)
+	bare := timed(s, `UPDATE bare`+flip)
+	captured := timed(s, `UPDATE keysidecar.public_keys`+flip)
+	limit := max(3*time.Second, 5*bare)
+	t.Logf("%d keys: %v without capture, %v with", bulkKeys, bare, captured)
+	if captured-bare > limit {
+		t.Errorf("capture took %v", captured-bare)
 	}
-	if extra > 3*time.Second {
-		t.Errorf("capture took %v", extra)
-	}
-	if n := one[int](s, `SELECT count(*) FROM keysidecar.events WHERE seq > $1`, head); int64(n) != rounds*bulkKeys {
+	if n := one[int](s, `SELECT count(*) FROM keysidecar.events WHERE seq > $1`, head); n != bulkKeys {
 		t.Errorf("%d events", n)
 	}
-}
 
-// Only the numbering of a bulk change is done behind the gate; a writer that
-// changes another key meanwhile must not wait for all of it.
-func TestBulkRevocationHoldsNobodyUpForLong(t *testing.T) { // not parallel: it measures
-	s := bulkSession(t)
 	other := s.another()
 	stop := make(chan struct{})
 	var longest time.Duration
@@ -84,7 +78,7 @@ func TestBulkRevocationHoldsNobodyUpForLong(t *testing.T) { // not parallel: it 
 	close(stop)
 	bystander.Wait()
 	t.Logf("%d keys in %v; a bystander waited at most %v", bulkKeys, took, longest)
-	if longest > 3*time.Second {
+	if longest > limit {
 		t.Errorf("a bystander waited %v", longest)
 	}
 }
