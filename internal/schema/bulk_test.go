@@ -36,7 +36,7 @@ func timed(s *session, sql string) time.Duration {
 
 // One statement changes every key. That must not take much longer than without
 // capture, and a writer that changes another key meanwhile must not wait for all
-// of it: only the numbering is done behind the gate. The limit is 3 s, or five
+// of it: only the numbering is done behind the gate. The limit is 3 s, or eight
 // times the statement without capture on a machine too busy for seconds to mean
 // much.
 func TestBulkRevocationIsQuickAndHoldsNobodyUp(t *testing.T) { // not parallel: it measures
@@ -44,7 +44,7 @@ func TestBulkRevocationIsQuickAndHoldsNobodyUp(t *testing.T) { // not parallel: 
 	head := s.head()
 	bare := timed(s, `UPDATE bare`+flip)
 	captured := timed(s, `UPDATE keysidecar.public_keys`+flip)
-	limit := max(3*time.Second, 5*bare)
+	limit := max(3*time.Second, 8*bare)
 	t.Logf("%d keys: %v without capture, %v with", bulkKeys, bare, captured)
 	if captured-bare > limit {
 		t.Errorf("capture took %v", captured-bare)
