@@ -16,10 +16,6 @@ import (
 // shardCount spreads look-ups over locks. A power of two.
 const shardCount = 64
 
-// maxTouched bounds what a warm remembers of the events that overtake it. A warm
-// overtaken by more is begun anew.
-const maxTouched = 1 << 17
-
 // entry is what memory holds of one key: its record and its owner, or a mark
 // ("ask the source"), which has neither.
 type entry struct {
@@ -51,8 +47,6 @@ type memory struct {
 	complete atomic.Bool
 	// ended: the history is over; nothing here may be served, stale either.
 	ended atomic.Bool
-	// touches counts what the warming maps hold, see maxTouched.
-	touches atomic.Int64
 }
 
 // shard is one lock's part of a memory.
@@ -70,9 +64,6 @@ type shard struct {
 	// overtaken, and never inserts.
 	flights map[string]*flight
 	marks   int
-	// touched are the keys named by an event while this memory is being warmed;
-	// their rows are not loaded. Nil otherwise.
-	touched map[string]struct{}
 }
 
 // newMemory makes room for capacity keys. Because keys spread unevenly over the
@@ -165,7 +156,7 @@ func (m *memory) apply(e event.Event, fenced bool) bool {
 		for i := range m.shards {
 			m.shards[i].overtakeAll()
 		}
-		return m.owners.mark(e.OwnerID, &m.touches)
+		return m.owners.mark(e.OwnerID)
 	default:
 		return m.mark(e.KeyID, fenced)
 	}
@@ -175,9 +166,6 @@ func (m *memory) mark(keyID string, fenced bool) bool {
 	sh := m.shard(keyID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if sh.touched != nil && m.touches.Add(1) <= maxTouched {
-		sh.touched[keyID] = struct{}{}
-	}
 	delete(sh.flights, keyID) // its callers keep what it reads; it will not insert
 	sh.absent.Remove(keyID)
 	old, here := sh.lru.Peek(keyID)
@@ -240,34 +228,13 @@ func (sh *shard) overtakeAll() {
 	clear(sh.flights)
 }
 
-// warming switches the recording of events that overtake a warm on or off.
-func (m *memory) warming(on bool) {
-	m.owners.warming(on)
-	for i := range m.shards {
-		sh := &m.shards[i]
-		sh.mu.Lock()
-		sh.touched = nil
-		if on {
-			sh.touched = make(map[string]struct{})
-		}
-		sh.mu.Unlock()
-	}
-}
-
-// load inserts a row of a warm, unless an event has named the key since the
-// warm was registered, or the key came twice. It reports false when there is no
-// room left.
+// load inserts a row of a warm into a memory that nobody uses yet. A key that
+// comes twice is marked instead. It reports false when there is no room left.
 func (m *memory) load(row *Row, rec Record) bool {
 	keyID := rec.KeyID()
 	sh := m.shard(keyID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	if len(sh.touched) > 0 {
-		if _, overtaken := sh.touched[keyID]; overtaken {
-			sh.put(m, keyID, entry{})
-			return true
-		}
-	}
 	if sh.lru.Contains(keyID) {
 		sh.put(m, keyID, entry{}) // it came twice: let a fill find out and say so
 		return true

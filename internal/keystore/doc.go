@@ -45,7 +45,9 @@ no later event on the key or its owner: after a failover that lost the log's
 tail, an entry read from that tail would otherwise stay for good, for no fence
 would ever mention it.
 
-A warm is a fill of every key, registered before its snapshot. Complete memory
+A warm builds a new memory without a lease. The fence that grants it the first one
+asks from the warm's own head, and so brings every event since the snapshot.
+Complete memory
 (every key loaded, none evicted) answers "unknown" without asking; complete is
 cleared before anything is evicted, and an event leaves a mark rather than a gap.
 

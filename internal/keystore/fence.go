@@ -254,8 +254,6 @@ func Categorize(err error) string {
 		return "history_over"
 	case errors.Is(err, errReset):
 		return "reset"
-	case errors.Is(err, errOvertaken):
-		return "overtaken"
 	case errors.Is(err, ErrStandby):
 		return "standby"
 	case errors.Is(err, ErrSchema):

@@ -33,14 +33,10 @@ func (o *owner) set(s ownerState) { o.state.Store(uint32(s)) }
 type owners struct {
 	mu   sync.Mutex
 	byID map[string]*owner
-	// touched pins owners named by an event while this memory is being warmed: a
-	// row read before the event must not bring the older state in. Nil otherwise.
-	touched map[string]struct{}
 }
 
 // acquire returns the owner called id with one more reference. learned is the
-// state just read with one of its keys; it is taken over unless a warm's older
-// snapshot would overwrite what an event said since.
+// state just read with one of its keys, at the cursor.
 func (t *owners) acquire(id string, learned ownerState) *owner {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -51,9 +47,6 @@ func (t *owners) acquire(id string, learned ownerState) *owner {
 		t.byID[id] = o
 	}
 	o.refs++
-	if _, pinned := t.touched[id]; pinned {
-		learned = ownerAsk
-	}
 	o.set(learned)
 	return o
 }
@@ -70,34 +63,15 @@ func (t *owners) release(o *owner) {
 	}
 }
 
-// mark makes every key of the owner ask the source. During a warm it also holds
-// for keys that are yet to be loaded. It reports whether anything was marked.
-// touches counts what a warm has to remember, at most maxTouched.
-func (t *owners) mark(id string, touches *atomic.Int64) bool {
+// mark makes every key of the owner ask the source. It reports whether any key of
+// the owner is in memory.
+func (t *owners) mark(id string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.touched != nil && touches.Add(1) <= maxTouched {
-		t.touched[id] = struct{}{}
-	}
 	o := t.byID[id]
 	if o == nil {
 		return false
 	}
 	o.set(ownerAsk)
 	return true
-}
-
-func (t *owners) warming(on bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.touched = nil
-	if on {
-		t.touched = make(map[string]struct{})
-	}
-}
-
-func (t *owners) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.byID)
 }

@@ -131,30 +131,39 @@ func TestFillFromALostTailStays(t *testing.T) {
 	b.expect("k0", Revoked)
 }
 
-func TestWarmLoadsAKeyRevokedSinceItsSnapshot(t *testing.T) {
+func TestWarmServesAKeyRevokedSinceItsSnapshot(t *testing.T) {
 	l := filled(t, 20)
-	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second }).warm()
-	s := newStep()
+	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 50 * time.Millisecond }).warm()
+	reading, fencing := newStep(), newStep()
 	l.set(func() {
 		l.duringWarm = func(i int) {
 			if i == 0 {
-				s.stop("")
+				reading.stop("")
 			}
 		}
+		l.timeline = "00000002" // history over: warm again
 	})
-	l.set(func() { l.timeline = "00000002" }) // history over: warm again
 	b.store.RequestFence(FenceForGap)
-	<-s.reached
-	l.set(func() { l.duringWarm = func(int) {} })
-	b.store.Evict(l.revoke("k7"))
+	<-reading.reached
+	l.set(func() {
+		l.duringWarm = func(int) {}
+		l.beforeFence = func() { fencing.stop("") }
+	})
+	b.store.Evict(l.revoke("k7")) // by message and log
+	l.revoke("k8")                // by log alone
 	b.store.Evict(l.suspend("m1", true))
-	close(s.release)
-	// The first fence after the warm is kept away, to see what the warm itself did.
-	eventually(t, "adoption", func() bool { return b.store.mem.Load().timeline == "00000002" })
-	b.expect("k7", Revoked)
-	b.expect("k4", OwnerSuspended)
+	close(reading.release)
+	<-fencing.reached // adopted, and the first fence is on its way
+	for _, id := range []string{"k7", "k8", "k4"} {
+		if a, err := b.store.Lookup(context.Background(), id, Bounds{}); err == nil && a.Code == Active {
+			t.Fatalf("%s is active in a memory that was never fenced", id)
+		}
+	}
+	close(fencing.release)
 	b.fenced()
 	b.expect("k7", Revoked)
+	b.expect("k8", Revoked)
+	b.expect("k4", OwnerSuspended)
 }
 
 func TestFillAcrossARewarmEntersTheNewMemory(t *testing.T) {

@@ -83,8 +83,7 @@ type Store struct {
 	term         time.Duration
 	fenceTimeout time.Duration
 
-	mem     atomic.Pointer[memory] // never nil
-	warming atomic.Pointer[memory] // being built, else nil
+	mem atomic.Pointer[memory] // never nil
 
 	pulse      *pulse
 	asked      chan struct{}
@@ -168,9 +167,6 @@ func (s *Store) Warmed() <-chan struct{} { return s.warmed }
 // moves (S2).
 func (s *Store) Evict(e event.Event) {
 	s.arrivals.delivered(e.ID)
-	if w := s.warming.Load(); w != nil { // before mem: see adopt
-		w.apply(e, false)
-	}
 	if s.mem.Load().apply(e, false) {
 		s.metrics.marked.Inc()
 	}

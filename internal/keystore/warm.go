@@ -11,28 +11,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// errOvertaken: more events arrived during a warm than it can remember.
-var errOvertaken = errors.New("too many events arrived during the warm")
-
 // errFull ends a warm that has no room for more keys.
 var errFull = errors.New("capacity reached")
 
 // warm builds a new memory beside the present one from one snapshot of the
-// source. It is a fill of every key: registered (so that events are noted)
-// before its snapshot is taken, and a key that an event has named since is not
-// loaded but marked.
-//
-// The result has a cursor but no lease: only a fence from that cursor may grant
-// one, and it also brings what a snapshot cannot be trusted with (TRUNCATE is
-// not MVCC-safe in Postgres: an old snapshot may read an emptied table).
+// source. The result has a cursor but no lease: only a fence from that cursor may
+// grant one, and every event since the snapshot comes with it. So a key that was
+// revoked while the warm was reading is marked before the first answer, and
+// messages need not be applied to a memory that is being built. The fence also
+// brings what a snapshot cannot be trusted with (TRUNCATE is not MVCC-safe in
+// Postgres: an old snapshot may read an emptied table).
 func (s *Store) warm(ctx context.Context) (*memory, error) {
 	m, err := newMemory(s.opts.Capacity, "")
 	if err != nil {
 		return nil, err
 	}
-	m.warming(true)
-	s.warming.Store(m)
-	defer s.warming.Store(nil)
 	ctx, stall := withStallTimeout(ctx, warmFirstRow)
 	defer stall.stop()
 	begun := s.clock.Now()
@@ -71,9 +64,6 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 		})
 	if errors.Is(err, errFull) {
 		err = nil
-	}
-	if err == nil && m.touches.Load() > maxTouched {
-		err = errOvertaken
 	}
 	if err == nil && *m.cursor.Load() == noCursor {
 		err = fmt.Errorf("%w: the log is empty; run keysidecar migrate", ErrSchema)
@@ -120,9 +110,6 @@ func (t stallTimer) stop() {
 func (s *Store) adopt(m *memory) {
 	s.mem.Load().lease.Store(nil)
 	s.mem.Store(m)
-	// Evict looks at warming first and mem second, so no message falls between.
-	s.warming.Store(nil)
-	m.warming(false)
 	s.fills.Add(1)
 	go func() {
 		defer s.fills.Done()
