@@ -16,7 +16,7 @@ func TestRandomTransactionsAreCapturedExactly(t *testing.T) {
 	s := newSession(t)
 	s.do(`INSERT INTO keysidecar.owners VALUES ('m_1')`)
 	seed := rand.Uint64()
-	random := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // not a secret
+	random := rand.New(rand.NewPCG(seed, 1))
 	serial := 0
 	for range 400 {
 		head := s.head()
