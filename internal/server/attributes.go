@@ -30,8 +30,7 @@ func haveAttributes(object string, asked []attribute) bool {
 	if len(asked) > maxAttributes {
 		return false
 	}
-	var scratch [256]byte
-	r := jsonReader{text: bytesOf(object), scratch: scratch[:0]}
+	r := jsonReader{text: bytesOf(object)}
 	if !r.next('{') {
 		return false
 	}

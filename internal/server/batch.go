@@ -65,6 +65,7 @@ func (d *Data) verifyBatch(x *exchange) error {
 		d.batches.Put(b)
 	}()
 
+	d.borrow(x)
 	x.body.reset(x.req.Request.Body(), d.opts.Pepper)
 	if err := d.readBatch(x, b); err != nil {
 		return err

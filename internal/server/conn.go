@@ -146,7 +146,7 @@ func onState(nc net.Conn, s fasthttp.ConnState) {
 		return
 	}
 	c := nc.(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
-	c.x.trim()
+	c.x.trim(c.listener.data)
 	switch {
 	case c.framer.ended > c.handled: // pipelined, and complete
 		c.enter(handling)

@@ -80,7 +80,7 @@ type Data struct {
 	life    context.Context //nolint:containedctx // the life of the server, not of a call
 	endLife context.CancelFunc
 
-	batches sync.Pool // of *batch
+	batches, large sync.Pool // of *batch and *largeBuffer
 }
 
 // NewData checks the options and registers the metrics.

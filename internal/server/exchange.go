@@ -28,6 +28,8 @@ type exchange struct {
 	status      int
 	contentType string
 	out         []byte
+	// large is where out came from, if it was lent for a batch.
+	large *largeBuffer
 
 	id       []byte // buffer for a decoded key_id
 	body     bodyReader
@@ -64,8 +66,30 @@ func (d *Data) handle(req *fasthttp.RequestCtx) {
 	x.req, x.ctx = nil, nil
 }
 
-// trim lets go of what a large request left behind.
-func (x *exchange) trim() {
+// largeBuffer is memory for an answer that a connection should not keep.
+type largeBuffer struct{ b []byte }
+
+// maxLarge is the largest buffer that is lent again.
+const maxLarge = 4 << 20
+
+// borrow lends x memory for a large answer, until trim.
+func (d *Data) borrow(x *exchange) {
+	x.large, _ = d.large.Get().(*largeBuffer)
+	if x.large == nil {
+		x.large = new(largeBuffer)
+	}
+	x.out = x.large.b[:0]
+}
+
+// trim lets go of what a large request left behind, once it is answered.
+func (x *exchange) trim(d *Data) {
+	if x.large != nil {
+		if cap(x.out) <= maxLarge {
+			x.large.b = x.out
+			d.large.Put(x.large)
+		}
+		x.large, x.out = nil, nil
+	}
 	if cap(x.out) > keepBuffer {
 		x.out = nil
 	}

@@ -39,12 +39,11 @@ func (d *Data) getKey(x *exchange) error {
 // the only error left is keystore.ErrNotCached.
 func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (verdict, error) {
 	a, err := d.keys.Lookup(ctx, id, b)
-	var u *keystore.UnavailableError
-	switch {
-	case err == nil:
-	case errors.As(err, &u):
-		return verdict{keyID: id, answer: keystore.Answer{AsOf: a.AsOf}}, nil
-	default:
+	if err != nil {
+		var u *keystore.UnavailableError
+		if errors.As(err, &u) {
+			return verdict{keyID: id, answer: keystore.Answer{AsOf: a.AsOf}}, nil
+		}
 		return verdict{}, err
 	}
 	v := verdict{code: codeOf(a.Code), keyID: id, answer: a}

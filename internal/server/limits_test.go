@@ -63,14 +63,20 @@ func TestThousandsOfConnections(t *testing.T) {
 func TestAnIdleConnectionKeepsNoLargeBuffers(t *testing.T) {
 	t.Parallel()
 	var x exchange
+	var d Data
 	x.out, x.body.scratch = make([]byte, 0, keepBuffer+1), make([]byte, 0, keepBuffer+1)
 	x.body.text = make([]byte, 1)
-	x.trim()
+	x.trim(&d)
 	if x.out != nil || x.body.scratch != nil || x.body.text != nil {
 		t.Error("kept")
 	}
+	d.borrow(&x)
+	x.out = append(x.out, make([]byte, 100)...)
+	if x.trim(&d); x.out != nil || x.large != nil {
+		t.Error("a borrowed buffer was kept")
+	}
 	x.out = make([]byte, 0, keepBuffer)
-	if x.trim(); x.out == nil {
+	if x.trim(&d); x.out == nil {
 		t.Error("a buffer of usual size was given up")
 	}
 }
