@@ -53,7 +53,7 @@ export DEBIAN_FRONTEND=noninteractive
 install() {
 	apt-get install -y -q --no-install-recommends "$@" </dev/null
 }
-apt-get update -q </dev/null
+apt-get update -q </dev/null || echo "deps: some package lists could not be updated, going on" >&2
 
 if [[ " ${missing[*]} " == *" postgresql "* ]]; then
 	# postgresql-common decides whether a first cluster is made; ask it not to,
