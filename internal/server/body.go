@@ -251,7 +251,7 @@ func (r *bodyReader) scalar(k kind) ([]byte, bool) {
 		return r.number()
 	case kindBool:
 		ok := r.word("true") || r.word("false")
-		return r.jsonReader.text[start:r.at], ok
+		return r.text[start:r.at], ok
 	case kindObject, kindArray, kindNull:
 	}
 	return nil, false
@@ -362,7 +362,7 @@ func decodeKeyID(segment, scratch []byte) ([]byte, error) {
 				if len(segment)-i < 3 || hexDigit(segment[i+1]) < 0 || hexDigit(segment[i+2]) < 0 {
 					return nil, errBadKeyID.with("a % in the path is not followed by two hexadecimal digits")
 				}
-				c = byte(hexDigit(segment[i+1])<<4 | hexDigit(segment[i+2]))
+				c = byte(hexDigit(segment[i+1])<<4 | hexDigit(segment[i+2])) //nolint:gosec // two hexadecimal digits
 				i += 2
 			}
 			id = append(id, c)

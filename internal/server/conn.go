@@ -54,7 +54,9 @@ const (
 const phaseShift = 56
 
 // phaseAt packs a phase and the tick at which it began.
-func phaseAt(p phase, tick int64) uint64 { return uint64(p)<<phaseShift | uint64(tick) }
+func phaseAt(p phase, tick int64) uint64 {
+	return uint64(p)<<phaseShift | uint64(tick) //nolint:gosec // ticks count up from 1
+}
 
 // phase unpacks c.state.
 func (c *conn) phase() (p phase, tick int64) {
@@ -76,14 +78,12 @@ func (c *conn) enter(p phase) bool {
 	}
 }
 
-// takeBack closes the connection if it is idle. It reports whether it was.
-func (c *conn) takeBack() bool {
+// takeBack closes the connection if it is idle.
+func (c *conn) takeBack() {
 	old := c.state.Load()
-	if phase(old>>phaseShift) != idle || !c.state.CompareAndSwap(old, phaseAt(closed, 0)) {
-		return false
+	if phase(old>>phaseShift) == idle && c.state.CompareAndSwap(old, phaseAt(closed, 0)) {
+		_ = c.Conn.Close()
 	}
-	_ = c.Conn.Close()
-	return true
 }
 
 // Read hands on what arrived as far as it is well-formed, and then reports the

@@ -230,7 +230,7 @@ func (d *Data) stop() {
 	time.Sleep(drainTime)
 	d.closeListeners()
 	// A connection that becomes idle meanwhile was answered "close" and ends by itself.
-	d.each(func(c *conn) { c.takeBack() })
+	d.each((*conn).takeBack)
 	if d.settles(graceTime) {
 		d.endLife()
 		return
@@ -257,7 +257,7 @@ func (d *Data) settles(most time.Duration) bool {
 		case <-deadline.C:
 			return d.open() == 0
 		case <-look.C:
-			d.each(func(c *conn) { c.takeBack() })
+			d.each((*conn).takeBack)
 		}
 	}
 	return true

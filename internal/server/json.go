@@ -158,7 +158,7 @@ func (r *jsonReader) hex4() (c rune, ok bool) {
 		if d < 0 {
 			return 0, false
 		}
-		c = c<<4 | rune(d)
+		c = c<<4 | rune(d) //nolint:gosec // a hexadecimal digit
 		r.at++
 	}
 	return c, true

@@ -101,6 +101,9 @@ func TestUnusualMessagesAreServed(t *testing.T) {
 		{"pipelined", strings.Repeat(get+"\r\n", 50) + post + "Content-Length: 22\r\n\r\n" + question + get + "\r\n", statuses(200, 52), false},
 		{"pipelined, one bad key among them", get + "\r\nGET /v1/keys/a%2Fb HTTP/1.1\r\nHost: x\r\n\r\n" + get + "\r\n", []int{200, 400, 200}, false},
 		{"pipelined HEADs", "HEAD /v1/keys/pk_live_1 HTTP/1.1\r\nHost: x\r\n\r\n" + get + "\r\n" + "HEAD /v1/verify HTTP/1.1\r\nHost: x\r\n\r\n" + get + "\r\n", []int{200, 200, 405, 200}, false},
+		{"control character in a value", "GET /v1/keys/pk_live_1 HTTP/1.1\r\nHost: x\r\nA: \x01\r\n\r\n" + get + "\r\n", []int{400}, true},
+		{"Latin-1 in a value", get + "A: \xe9\r\n\r\n", []int{200}, false},
+		{"a URL for a key", "GET /v1/keys/http://x HTTP/1.1\r\nHost: x\r\n\r\n" + get + "\r\n", []int{404, 200}, false},
 		{"a body the route refuses, then more", "PUT /v1/status HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello" + get + "\r\n", []int{405, 200}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

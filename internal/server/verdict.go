@@ -225,9 +225,13 @@ func appendString(b []byte, s string) []byte {
 }
 
 // bytesOf views s as bytes, which must not be written to.
-func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+func bytesOf(s string) []byte {
+	return unsafe.Slice(unsafe.StringData(s), len(s)) //nolint:gosec // read-only view, see above
+}
 
 // stringOf views b as a string for the length of a call. The caller keeps b
 // unchanged meanwhile, and the callee does not keep the string: keystore's
 // Lookup promises that its keyID need not outlive the call.
-func stringOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+func stringOf(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // for the length of a call, see above
+}
