@@ -146,7 +146,7 @@ func (s *Store) catchUp(ctx context.Context) error {
 	for {
 		full, err := s.fence(ctx, m)
 		switch {
-		case errors.Is(err, errHistoryOver), errors.Is(err, errReset):
+		case errors.Is(err, errHistoryOver), errors.Is(err, errReset), errors.Is(err, errCaptureLost):
 			s.end(m, err)
 			return err
 		case err != nil || !full:
@@ -228,7 +228,9 @@ func (s *Store) applyPage(m *memory, events []event.Event) error {
 	return nil
 }
 
-// end forbids every further answer from m, stale ones too.
+// end forbids every further answer from m, stale ones too. Lost capture ends it
+// as well: what changed meanwhile no event will ever tell, even when the triggers
+// are back.
 func (s *Store) end(m *memory, why error) {
 	m.ended.Store(true)
 	m.lease.Store(nil)
@@ -239,7 +241,7 @@ func (s *Store) end(m *memory, why error) {
 			zap.Int64("seq", m.cursor.Load().Seq), zap.String("timeline", m.timeline))
 		return
 	}
-	s.log.Info("everything was reset; warming again")
+	s.log.Warn("dropping everything and warming again", zap.Error(why))
 }
 
 // Categorize names an error of a round or a fill for metrics and status pages,

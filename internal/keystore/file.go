@@ -237,7 +237,7 @@ func (f *File) Warm(ctx context.Context, limit int, head func(Head) error, row f
 	if err := f.refresh(); err != nil {
 		return err
 	}
-	if err := head(Head{Cursor: f.head(), Timeline: "file", Keys: int64(len(f.index.order))}); err != nil {
+	if err := head(Head{Cursor: f.head(), Timeline: "file", CaptureIntact: true, Keys: int64(len(f.index.order))}); err != nil {
 		return err
 	}
 	for _, id := range f.index.order[:min(limit, len(f.index.order))] {

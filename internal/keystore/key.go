@@ -55,6 +55,8 @@ func (k *Key) Check() error {
 	switch {
 	case k.Algorithm == "" || len(k.Algorithm) > 64:
 		return fmt.Errorf("key %q: algorithm must have 1 to 64 characters", k.ID)
+	case k.PublicKey != nil && len(k.PublicKey) == 0:
+		return fmt.Errorf("key %q: the public key is empty; an opaque key has none", k.ID)
 	case len(k.PublicKey) > MaxPublicKeyBytes:
 		return fmt.Errorf("key %q: public key of %d bytes, at most %d", k.ID, len(k.PublicKey), MaxPublicKeyBytes)
 	case len(k.Scopes) > MaxScopes:

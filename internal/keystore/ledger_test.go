@@ -268,7 +268,7 @@ func (l *ledger) snapshot(ctx context.Context) (Head, []Key, error) {
 		keys = append(keys, k)
 	}
 	sort.Slice(keys, func(i, j int) bool { return keys[i].ID < keys[j].ID })
-	return Head{Cursor: Cursor{last.Seq, last.ID}, Timeline: l.timeline, Keys: int64(len(keys))}, keys, nil
+	return Head{Cursor: Cursor{last.Seq, last.ID}, Timeline: l.timeline, CaptureIntact: l.capture, Keys: int64(len(keys))}, keys, nil
 }
 
 func (l *ledger) Watch(ctx context.Context, _ func()) error {

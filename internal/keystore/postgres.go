@@ -366,7 +366,7 @@ func readHead(ctx context.Context, tx pgx.Tx, sql *statements) (Head, error) {
 		h        Head
 		id       uuid.UUID
 	)
-	err := tx.QueryRow(ctx, sql.head).Scan(&standby, &timeline, &h.Cursor.Seq, &id, &h.Keys)
+	err := tx.QueryRow(ctx, sql.head).Scan(&standby, &timeline, &h.CaptureIntact, &h.Cursor.Seq, &id, &h.Keys)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return Head{}, fmt.Errorf("%w: keysidecar.events is empty; run keysidecar migrate", ErrSchema)

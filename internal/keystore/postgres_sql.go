@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/keysidecar/keysidecar/internal/schema"
 )
 
 // statements are the questions, written for one relation.
@@ -32,7 +34,7 @@ SELECT (SELECT pg_is_in_recovery()), (SELECT ` + timelineSQL + `), statement_tim
 FROM keysidecar.events e WHERE e.seq >= $1 ORDER BY e.seq LIMIT $2`
 
 const headSQL = `
-SELECT pg_is_in_recovery(), ` + timelineSQL + `, e.seq, e.event_id,
+SELECT pg_is_in_recovery(), ` + timelineSQL + `, (SELECT keysidecar.capture_intact()), e.seq, e.event_id,
        coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = to_regclass('%[1]s')), 0)
 FROM keysidecar.events e ORDER BY e.seq DESC LIMIT 1`
 
@@ -92,6 +94,14 @@ func (p *Postgres) statements(ctx context.Context, conn *pgx.Conn) (*statements,
 	relation, err := relationName(p.opts.Relation)
 	if err != nil {
 		return nil, err
+	}
+	if err := schema.CheckCompatible(ctx, conn); err != nil {
+		for _, unready := range []error{schema.ErrAbsent, schema.ErrOlder, schema.ErrNewer, schema.ErrRights} {
+			if errors.Is(err, unready) {
+				return nil, fmt.Errorf("%w: %w", ErrSchema, err)
+			}
+		}
+		return nil, fmt.Errorf("look at the schema: %w", err)
 	}
 	var exists, own bool
 	err = conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, EXISTS (SELECT 1 FROM pg_attribute a

@@ -36,9 +36,27 @@ func TestLostCaptureGoesUnnoticed(t *testing.T) {
 			b := build(t, w).warm()
 			w.exec(sabotage)
 			b.lapse("capture_lost")
-			b.expect("k0", Unavailable)
+			if a, err := b.store.Lookup(context.Background(), "k0", Bounds{OnlyIfCached: true}); err == nil {
+				t.Fatalf("answered %v from memory", a.Code)
+			}
 		})
 	}
+}
+
+// While a trigger is off, changes leave no event. When it is back, nothing that
+// was in memory before may be answered.
+func TestChangeDuringLostCaptureIsForgottenWhenItIsBack(t *testing.T) {
+	w := newPgWorld(t)
+	w.put(real(0))
+	b := build(t, w).warm()
+	w.exec(`ALTER TABLE keysidecar.public_keys DISABLE TRIGGER ALL`)
+	w.exec(`UPDATE keysidecar.public_keys SET revoked_at = now()`)
+	eventually(t, "capture_lost", func() bool { return b.store.Status().LastFenceError == "capture_lost" })
+	w.exec(`ALTER TABLE keysidecar.public_keys ENABLE ALWAYS TRIGGER keysidecar_key_row`)
+	w.exec(`ALTER TABLE keysidecar.public_keys ENABLE ALWAYS TRIGGER keysidecar_key_update`)
+	w.exec(`ALTER TABLE keysidecar.public_keys ENABLE ALWAYS TRIGGER keysidecar_key_truncate`)
+	b.fenced()
+	b.expect("k0", Revoked)
 }
 
 func TestUnreadyDatabaseIsNotNamed(t *testing.T) {
@@ -48,6 +66,8 @@ func TestUnreadyDatabaseIsNotNamed(t *testing.T) {
 	}{
 		"no schema":        {`DROP SCHEMA keysidecar CASCADE`, "schema"},
 		"no table":         {`DROP TABLE keysidecar.public_keys CASCADE`, "schema"},
+		"older schema":     {`UPDATE keysidecar.schema_version SET version_id = 1 WHERE version_id > 0`, "schema"},
+		"newer schema":     {`INSERT INTO keysidecar.schema_version (version_id, is_applied) VALUES (9999, true); DELETE FROM keysidecar.settings WHERE name = 'schema.serves_from'`, "schema"},
 		"empty log":        {`DELETE FROM keysidecar.events`, "schema"},
 		"no rights at all": {`ALTER SCHEMA keysidecar OWNER TO nobody_else`, "schema"},
 	} {

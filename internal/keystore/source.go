@@ -76,6 +76,8 @@ type Page struct {
 type Head struct {
 	Cursor   Cursor
 	Timeline string
+	// CaptureIntact: see Page.
+	CaptureIntact bool
 	// Keys estimates how many rows follow, for progress reports; 0 if unknown.
 	Keys int64
 }

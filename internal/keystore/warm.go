@@ -35,6 +35,10 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 	m.complete.Store(true)
 	err = s.source.Warm(ctx, s.opts.Capacity+1,
 		func(h Head) error {
+			s.metrics.captureIntact(h.CaptureIntact)
+			if !h.CaptureIntact {
+				return errCaptureLost
+			}
 			m.timeline = h.Timeline
 			m.history = historyName(h.Timeline, s.histories)
 			at := h.Cursor

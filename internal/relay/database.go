@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keysidecar/keysidecar/internal/event"
+	"github.com/keysidecar/keysidecar/internal/schema"
 )
 
 const (
@@ -72,7 +73,8 @@ func open(ctx context.Context, dsn, name string, timeout time.Duration) (*databa
 	return db, nil
 }
 
-// vet refuses a server that cannot hold the lock as it must be held.
+// vet refuses a server that cannot hold the lock as it must be held, and a
+// database that this program cannot use.
 func (db *database) vet(ctx context.Context) error {
 	var standby bool
 	var pid uint32
@@ -88,7 +90,7 @@ func (db *database) vet(ctx context.Context) error {
 	case version < minServer:
 		return errOld
 	}
-	return nil
+	return schema.CheckCompatible(ctx, db.conn)
 }
 
 // connect opens the connection that holds the lock.
