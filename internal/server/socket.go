@@ -216,6 +216,9 @@ func readyAt(f *os.File, fd int, path string, mode fs.FileMode, gid *int) (net.L
 	return l, nil
 }
 
+// Addr returns the final name; the kernel only knows the one it was bound to.
+func (b *boundSocket) Addr() net.Addr { return &net.UnixAddr{Name: b.path, Net: "unix"} }
+
 // remove takes the name away if it is still this socket's.
 func (b *boundSocket) remove() {
 	var st unix.Stat_t

@@ -48,6 +48,9 @@ func TestTheSocketHasItsModeAndGroupWhateverTheUmask(t *testing.T) {
 		if err := d.Listen(); err != nil {
 			t.Fatal(err)
 		}
+		if got := d.socket.Addr().String(); got != path {
+			t.Errorf("address %s", got)
+		}
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
