@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -120,7 +119,7 @@ func (f *File) look(now time.Time) (fileStamp, error) {
 		return fileStamp{}, fmt.Errorf("%w: %s is not a regular file", ErrFile, f.path)
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
-		return fileStamp{}, fmt.Errorf("%w: %s has mode %v, so that others may write it; chmod go-w it", ErrFile, f.path, fs.FileMode(perm))
+		return fileStamp{}, fmt.Errorf("%w: %s has mode %v, so that others may write it; chmod go-w it", ErrFile, f.path, perm)
 	}
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return fileStamp{}, fmt.Errorf("%w: %s belongs to user %d, who is neither root nor this process's user %d", ErrFile, f.path, st.Uid, os.Geteuid())
@@ -260,7 +259,7 @@ func (f *File) Watch(ctx context.Context, changed func()) error {
 		<-ctx.Done()
 		return nil
 	}
-	defer func() { _ = w.Close() }() //nolint:errcheck // nothing was written through it
+	defer func() { _ = w.Close() }()
 	if err := w.Add(filepath.Dir(f.path)); err != nil {
 		<-ctx.Done()
 		return nil

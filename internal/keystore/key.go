@@ -224,7 +224,7 @@ func (row *Row) pack(b []byte, filled clock.Instant) []byte {
 	if row.ExpiresAt != Always {
 		flags |= flagExpiresAt
 	}
-	b = append(b, flags, byte(len(row.Scopes)))
+	b = append(b, flags, byte(len(row.Scopes)))                                        //nolint:gosec // see check
 	b = binary.LittleEndian.AppendUint32(b, uint32(time.Duration(filled)/time.Second)) //nolint:gosec // 136 years of uptime
 	for _, part := range [...][]byte{row.ID, row.OwnerID, row.Algorithm, row.PublicKey, attrs} {
 		b = binary.LittleEndian.AppendUint16(b, uint16(len(part))) //nolint:gosec // see check
@@ -264,7 +264,7 @@ func (r Record) int64At(off int) int64 {
 	for i := 7; i >= 0; i-- {
 		n = n<<8 | uint64(r.packed[off+i])
 	}
-	return int64(n) //nolint:gosec // two's complement
+	return int64(n)
 }
 
 func (r Record) uint16At(off int) int {

@@ -202,8 +202,8 @@ func parseJWKS(data []byte) (*KeyFile, error) {
 			OwnerID string `json:"owner_id"`
 		} `json:"keys"`
 	}
-	if json.Unmarshal(data, &probe) != nil || len(probe.Keys) == 0 || probe.Keys[0].Kty == "" {
-		return nil, nil //nolint:nilnil // "not one" is neither a set nor an error
+	if err := json.Unmarshal(data, &probe); err != nil || len(probe.Keys) == 0 || probe.Keys[0].Kty == "" {
+		return nil, nil //nolint:nilnil,nilerr // "not one" is neither a set nor an error
 	}
 	var set jose.JSONWebKeySet
 	if err := json.Unmarshal(data, &set); err != nil || len(set.Keys) != len(probe.Keys) {

@@ -223,7 +223,7 @@ func decodeTextArray(b []byte, into [][]byte) ([][]byte, error) {
 		if size == math.MaxUint32 {
 			return bad("hold a NULL")
 		}
-		if uint64(len(b)-4) < uint64(size) {
+		if int64(len(b)-4) < int64(size) {
 			return bad("end early")
 		}
 		into = append(into, b[4:4+size])
