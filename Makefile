@@ -48,6 +48,14 @@ test-short: ## Only the packages whose tests start no server, without the race d
 fuzz: ## Run every fuzz target for FUZZ_TIME (15s) each
 	@scripts/fuzz.sh $(FUZZ_TIME)
 
+.PHONY: bench
+bench: deps ## Benchmarks of look-up, warm, memory, capture and the revocation chain, each beside its peer
+	$(GO) test -run '^$$' -bench . -timeout 30m ./internal/clock ./internal/keystore ./internal/server ./internal/schema ./bench
+
+.PHONY: mutants
+mutants: deps ## Break the protocol's rules one by one and show which test notices
+	$(GO) run ./test/mutants
+
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml (built from source through the Go module proxy)
 	$(BIN)/golangci-lint run ./...
