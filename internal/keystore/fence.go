@@ -38,11 +38,31 @@ var (
 
 // RequestFence asks for a fence begun after this call. Requests are coalesced,
 // and fences stay min_fence_gap apart. why is one of the FenceFor constants.
+//
+// All but FenceForRequest, behind which somebody waits, may be put off a little
+// at random: a message reaches every sidecar of a fleet in the same millisecond,
+// and their fences need not reach Postgres so.
 func (s *Store) RequestFence(why string) {
 	s.metrics.fenceRequested(why)
+	wake := s.nudged
+	if why == FenceForRequest {
+		wake = s.asked
+	}
 	select {
-	case s.asked <- struct{}{}:
+	case wake <- struct{}{}:
 	default: // one is waiting already, and will begin after now
+	}
+}
+
+// putOff waits for a random part of a quarter of min_fence_gap, or until somebody
+// waits for the fence.
+func (s *Store) putOff(ctx context.Context) {
+	timer := time.NewTimer(jitter(s.opts.MinFenceGap / 4))
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-s.asked:
+	case <-timer.C:
 	}
 }
 
@@ -58,6 +78,8 @@ func (s *Store) fences(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-s.asked:
+		case <-s.nudged:
+			s.putOff(ctx)
 		case <-timer.C:
 		}
 		begun := time.Now() //nolint:forbidigo // spaces questions out; decides nothing

@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -61,6 +63,8 @@ func (k *Key) Check() error {
 		return fmt.Errorf("key %q: public key of %d bytes, at most %d", k.ID, len(k.PublicKey), MaxPublicKeyBytes)
 	case len(k.Scopes) > MaxScopes:
 		return fmt.Errorf("key %q: %d scopes, at most %d", k.ID, len(k.Scopes), MaxScopes)
+	case k.Attributes != "" && !isObject(k.Attributes):
+		return fmt.Errorf("key %q: attributes are not a JSON object", k.ID)
 	case len(k.Attributes) > MaxAttributesBytes:
 		return fmt.Errorf("key %q: attributes of %d bytes, at most %d", k.ID, len(k.Attributes), MaxAttributesBytes)
 	}
@@ -70,6 +74,10 @@ func (k *Key) Check() error {
 		}
 	}
 	return nil
+}
+
+func isObject(text string) bool {
+	return strings.HasPrefix(text, "{") && json.Valid([]byte(text))
 }
 
 // ErrBadKeyID wraps what CheckKeyID finds.
@@ -191,6 +199,9 @@ func (row *Row) check() error {
 	if len(row.OwnerID) == 0 || len(row.OwnerID) > MaxIDBytes || len(row.Algorithm) > math.MaxUint8 ||
 		len(row.PublicKey) > MaxPublicKeyBytes || len(row.Attributes) > MaxAttributesBytes || len(row.Scopes) > MaxScopes {
 		return fmt.Errorf("key %q: a column is empty or longer than keysidecar allows", row.ID)
+	}
+	if len(row.Attributes) > 0 && row.Attributes[0] != '{' {
+		return fmt.Errorf("key %q: attributes are not a JSON object", row.ID)
 	}
 	for _, s := range row.Scopes {
 		if len(s) > MaxScopeBytes {

@@ -134,12 +134,14 @@ func TestUnusableRowStopsTheWarmOrIsAnswered(t *testing.T) {
 	w.put(real(0))
 	w.exec(`CREATE VIEW public.odd AS SELECT key_id, owner_id, algorithm, public_key, scopes, not_before, expires_at, revoked_at, attributes FROM keysidecar.public_keys
 		UNION ALL SELECT 'long', 'm1', 'x', repeat('x', 9000)::bytea, '{}', NULL, NULL, NULL, '{}'
+		UNION ALL SELECT 'array', 'm1', 'x', NULL, '{}', NULL, NULL, NULL, '[1]'
 		UNION ALL SELECT 'null', 'm1', 'x', NULL, ARRAY[NULL::text], NULL, NULL, NULL, '{}'`)
 	v := pgWorldOn(t, w.dsn, func(o *PostgresOptions) { o.Relation = "public.odd" })
 	b := build(t, v).warm()
 	b.expect("k0", Active)
 	b.expect("long", Unavailable)
 	b.expect("null", Unavailable)
+	b.expect("array", Unavailable)
 }
 
 func TestEveryWritePathIsSeen(t *testing.T) {

@@ -86,7 +86,8 @@ type Store struct {
 	mem atomic.Pointer[memory] // never nil
 
 	pulse      *pulse
-	asked      chan struct{}
+	asked      chan struct{} // somebody waits for a fence
+	nudged     chan struct{} // a fence would find something
 	fenceError atomic.Pointer[fenceResult]
 	arrivals   *arrivals
 	onBehind   atomic.Pointer[func()]
@@ -120,6 +121,7 @@ func New(o Options) (*Store, error) {
 		pulse:        newPulse(),
 		pageRows:     pageRows,
 		asked:        make(chan struct{}, 1),
+		nudged:       make(chan struct{}, 1),
 		warmed:       make(chan struct{}),
 		fillSlots:    make(chan struct{}, o.MaxFills),
 		missBudget:   rate.NewLimiter(rate.Limit(o.MissRate), o.MissRate),
