@@ -251,7 +251,13 @@ func TestRemovedBindingAndDeletedExchangeAreRestored(t *testing.T) {
 				})
 				a.send(numbered(1, 1)...)
 				f.store.untilSeq(t, 1)
-				if f.store.fencesFor("reconnect") > 1 || f.value(t, "reconnects_total") != 0 {
+				// An exchange that goes between its declaration and the binding, which the
+				// short timer makes likely, is refused with 404 and costs the connection.
+				allowed := 0.0
+				if name == "exchange" && cause == "timer" {
+					allowed = 1
+				}
+				if f.store.fencesFor("reconnect") > 1+int(allowed) || f.value(t, "reconnects_total") > allowed {
 					t.Error("it took a new connection")
 				}
 			})
