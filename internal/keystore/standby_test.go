@@ -1,0 +1,54 @@
+package keystore
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/keysidecar/keysidecar/internal/schema/schematest"
+	"github.com/keysidecar/keysidecar/internal/testenv"
+)
+
+// A standby may lag behind; nothing it says is an answer. When it is promoted,
+// its history is another one.
+func TestStandbyIsBelieved(t *testing.T) {
+	primary := testenv.StartPostgres(t)
+	dsn := schematest.NewDatabase(t, primary)
+	w := pgWorldOn(t, dsn)
+	w.put(real(0))
+	standby := primary.StartStandby(t)
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replica := func() (string, error) { return standby.DSN(cfg.Database), nil }
+	source, err := NewPostgres(func() PostgresOptions { o := pgOptions(dsn); o.DSN = replica; return o }())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(source.Close)
+	b := build(t, source).run()
+	eventually(t, "a fence refused by a standby", func() bool { return b.store.Status().LastFenceError == "standby" })
+	b.expect("k0", Unavailable)
+	if err := source.Fill(deadline(t), "k0", noCursor, func(Filled) { t.Error("a standby's answer was used") }); err == nil {
+		t.Error("a fill on a standby")
+	}
+	if err := standby.Promote(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "answers after the promotion", func() bool {
+		a, err := b.store.Lookup(context.Background(), "k0", Bounds{})
+		return err == nil && a.Code == Active && a.Origin == FromCache
+	})
+	if timeline := b.store.mem.Load().timeline; timeline == "00000001" {
+		t.Errorf("timeline %s after a promotion", timeline)
+	}
+}
+
+func deadline(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
