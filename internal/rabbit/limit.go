@@ -37,7 +37,7 @@ type limited struct {
 }
 
 func newLimited(conn net.Conn, limit int) *limited {
-	return &limited{Conn: conn, in: bufio.NewReaderSize(conn, limitBufferBytes), max: uint64(limit), drop: map[uint16]uint64{}}
+	return &limited{Conn: conn, in: bufio.NewReaderSize(conn, limitBufferBytes), max: uint64(limit), drop: map[uint16]uint64{}} //nolint:gosec // a positive constant
 }
 
 // Read implements io.Reader. It is called by the library's one reader.
@@ -72,7 +72,7 @@ func (l *limited) frame() error {
 		if _, err := l.in.Discard(int(size) + 1); err != nil {
 			return fmt.Errorf("skip the body of an oversized message: %w", err)
 		}
-		l.drop[channel] -= min(l.drop[channel], uint64(size))
+		l.drop[channel] -= min(l.drop[channel], uint64(size)) //nolint:gosec // a length, never negative
 		l.out = heartbeat
 		return nil
 	case l.head[0] == frameHeader && size >= contentHead:
