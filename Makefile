@@ -24,9 +24,14 @@ build: ## Build bin/keysidecar, static and stripped
 run: build ## Serve sample keys from a file on a socket in ./run (needs nothing but Go)
 	@scripts/run.sh
 
+# Where the demo's Postgres and RabbitMQ run: compose (containers), private (from
+# the machine's programs, after `make deps`), or auto: compose if it reaches an engine.
+SERVERS ?= auto
+
 .PHONY: demo
-demo: deps ## Show the whole system: Postgres, RabbitMQ, two relays, three sidecars, revocations timed
-	$(GO) run ./test/demo
+demo: ## Show the whole system, revocations timed (SERVERS=compose|private chooses how Postgres and RabbitMQ run)
+	$(GO) build -o $(BIN)/demo ./test/demo
+	@exec $(BIN)/demo -servers $(SERVERS)
 
 .PHONY: deps
 deps: ## Install what the tests and the demo need (Debian and Ubuntu, as root; else says what is missing)

@@ -22,6 +22,9 @@ const Database = "keys"
 
 // Cluster is one Postgres, one RabbitMQ, and whatever was started on them.
 type Cluster struct {
+	// Servers is what it runs on.
+	Servers Servers
+	// PG and MQ are the private servers that Start started; nil on others.
 	PG *testenv.Postgres
 	MQ *testenv.RabbitMQ
 	// SQL is an application's own way to the database, past keysidecar.
@@ -49,45 +52,46 @@ func Build(ctx context.Context, dir string, race bool) (string, error) {
 	return bin, nil
 }
 
-// Start starts both servers and migrates the database. bin is the program, as
+// Start starts private servers and migrates the database. bin is the program, as
 // Build made it.
-func Start(ctx context.Context, bin string, opts ...testenv.PostgresOption) (c *Cluster, err error) {
-	dir, err := os.MkdirTemp("", "ks")
+func Start(ctx context.Context, bin string, opts ...testenv.PostgresOption) (*Cluster, error) {
+	servers, err := StartPrivate(opts...)
 	if err != nil {
 		return nil, err
 	}
-	c = &Cluster{Bin: bin, dir: dir}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, c.Close())
-		}
-	}()
-	var pgErr, mqErr error
-	var servers sync.WaitGroup
-	servers.Go(func() { c.PG, pgErr = testenv.StartPostgresMain(opts...) })
-	servers.Go(func() { c.MQ, mqErr = testenv.StartRabbitMQMain() })
-	servers.Wait()
-	if err := errors.Join(pgErr, mqErr); err != nil {
+	c, err := StartOn(ctx, bin, servers)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.PG.CreateDatabase(Database, ""); err != nil {
-		return nil, err
+	c.PG, c.MQ = servers.PG, servers.MQ
+	return c, nil
+}
+
+// StartOn migrates the database of servers that run already. It takes them over:
+// they end with the cluster, and also if this fails.
+func StartOn(ctx context.Context, bin string, servers Servers) (*Cluster, error) {
+	dir, err := os.MkdirTemp("", "ks")
+	if err != nil {
+		return nil, errors.Join(err, servers.Close())
 	}
+	c := &Cluster{Servers: servers, Bin: bin, dir: dir}
 	if out, err := c.Command(ctx, "migrate"); err != nil {
-		return nil, fmt.Errorf("migrate: %w\n%s", err, out)
+		return nil, errors.Join(fmt.Errorf("migrate: %w\n%s", err, out), c.Close())
 	}
-	c.SQL, err = pgxpool.New(ctx, c.DSN())
-	return c, err
+	if c.SQL, err = pgxpool.New(ctx, c.DSN()); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // DSN is the database's URL for its superuser.
-func (c *Cluster) DSN() string { return c.PG.DSN(Database) }
+func (c *Cluster) DSN() string { return c.Servers.DSN() }
 
 // environment is what every command of the program gets.
 func (c *Cluster) environment(more ...string) []string {
 	return append([]string{
 		"KEYSIDECAR_STORE_POSTGRES_DSN=" + c.DSN(),
-		"KEYSIDECAR_AMQP_URL=" + c.MQ.URL(),
+		"KEYSIDECAR_AMQP_URL=" + c.Servers.AMQP(),
 	}, more...)
 }
 
@@ -178,11 +182,5 @@ func (c *Cluster) Close() error {
 	if c.SQL != nil {
 		c.SQL.Close()
 	}
-	if c.MQ != nil {
-		errs = append(errs, c.MQ.Close())
-	}
-	if c.PG != nil {
-		errs = append(errs, c.PG.Close())
-	}
-	return errors.Join(append(errs, os.RemoveAll(c.dir))...)
+	return errors.Join(append(errs, c.Servers.Close(), os.RemoveAll(c.dir))...)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +22,9 @@ import (
 type demo struct {
 	out   io.Writer
 	begun time.Time
+	way   string // where the servers run; see servers.go
+	dir   string // its own temporary files
+	bin   string // the program
 
 	c        *cluster.Cluster
 	relays   []*cluster.Relay
@@ -39,16 +43,17 @@ const (
 	keys      = 10_000
 )
 
+func (d *demo) build(ctx context.Context) (err error) {
+	d.bin, err = cluster.Build(ctx, d.dir, false)
+	return err
+}
+
 func (d *demo) start(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "ksdemo")
+	servers, err := d.servers(ctx)
 	if err != nil {
 		return err
 	}
-	bin, err := cluster.Build(ctx, dir, false)
-	if err != nil {
-		return err
-	}
-	d.c, err = cluster.Start(ctx, bin)
+	d.c, err = cluster.StartOn(ctx, d.bin, servers)
 	return err
 }
 
@@ -95,7 +100,7 @@ func (d *demo) importKeys(ctx context.Context) error {
 	for i := range keys {
 		fmt.Fprintf(&csv, "%s,%s,ed25519,%s,pay\n", keyID(i), owner(i), text)
 	}
-	file := filepath.Join(filepath.Dir(d.c.Bin), "keys.csv")
+	file := filepath.Join(d.dir, "keys.csv")
 	if err := os.WriteFile(file, []byte(csv.String()), 0o600); err != nil {
 		return err
 	}
@@ -193,7 +198,7 @@ func (d *demo) reactivate(ctx context.Context) error {
 }
 
 func (d *demo) revokeWithoutBroker(ctx context.Context) error {
-	if err := d.c.MQ.Stop(); err != nil {
+	if err := d.c.Servers.StopBroker(ctx); err != nil {
 		return err
 	}
 	return d.timed(ctx, "UPDATE, RabbitMQ stopped", keyID(4), "revoked", revoke, keyID(4))
@@ -227,7 +232,7 @@ func (d *demo) restartSidecar(ctx context.Context) error {
 }
 
 func (d *demo) revokeAfterBrokerIsBack(ctx context.Context) error {
-	if err := d.c.MQ.Start(); err != nil {
+	if err := d.c.Servers.StartBroker(ctx); err != nil {
 		return err
 	}
 	// Relays and sidecars find the broker by themselves, within their back-off.
@@ -270,7 +275,7 @@ func untilOne(ctx context.Context, value func() (float64, error)) error {
 	}
 }
 
-func (d *demo) stopProcesses(context.Context) error {
+func (d *demo) stop(context.Context) error {
 	for _, s := range d.sidecars {
 		took, err := s.Stop()
 		if err != nil {
@@ -283,7 +288,17 @@ func (d *demo) stopProcesses(context.Context) error {
 			return fmt.Errorf("%s: %w", r.Name, err)
 		}
 	}
-	return nil
+	return d.close()
+}
+
+// close ends what still runs and removes all that the demo made.
+func (d *demo) close() error {
+	var err error
+	if d.c != nil {
+		err = d.c.Close()
+		d.c = nil
+	}
+	return errors.Join(err, os.RemoveAll(d.dir))
 }
 
 // table prints what was measured.
