@@ -80,7 +80,7 @@ func findCompose(ctx context.Context) ([]string, error) {
 		if err == nil {
 			return tool, nil
 		}
-		errs = append(errs, fmt.Errorf("it reaches no engine: %w", err))
+		errs = append(errs, fmt.Errorf("compose reaches no engine: %w", err))
 	}
 	if errs == nil {
 		return nil, errors.New("neither `docker compose` nor `docker-compose` is installed")
