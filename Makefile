@@ -47,7 +47,7 @@ test: deps vet ## All tests under the race detector, on privately started Postgr
 
 .PHONY: test-short
 test-short: ## Only the packages whose tests start no server, without the race detector
-	$(GO) test -timeout 2m $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep -v internal/testenv | cut -d' ' -f1)
+	$(GO) test -timeout 2m $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep -Ev 'internal/testenv|test/cluster' | cut -d' ' -f1)
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZ_TIME (15s) each

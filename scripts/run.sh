@@ -21,7 +21,7 @@ cat <<TXT
   a secret key:       echo ks_demo_secret | bin/keysidecar --config configs/dev.yaml verify --key=-
 
   revoke a key:       bin/keysidecar --config configs/dev.yaml keys revoke pk_demo_good
-  and see it refused: bin/keysidecar --config configs/dev.yaml verify pk_demo_good
+  and see it refused: bin/keysidecar --config configs/dev.yaml verify --no-cache pk_demo_good
 
   how fresh it is:    bin/keysidecar --config configs/dev.yaml status
   metrics, probes:    curl http://127.0.0.1:9476/metrics

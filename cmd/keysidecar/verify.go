@@ -143,7 +143,10 @@ func (c *cli) printVerdict(q question, status int, body []byte) error {
 		if v.OwnerID != "" {
 			line += ", owner " + v.OwnerID
 		}
-		if _, err := fmt.Fprintf(c.out, "%s, from %s, %d ms old)\n", line, v.Source, int(v.AsOf.AgeMS)); err != nil {
+		if v.Source != "" { // nothing stands behind "cannot tell"
+			line += fmt.Sprintf(", from %s, %d ms old", v.Source, int(v.AsOf.AgeMS))
+		}
+		if _, err := fmt.Fprintf(c.out, "%s)\n", line); err != nil {
 			return err
 		}
 	}
