@@ -25,10 +25,19 @@ func (b *bench) lookup(id string) <-chan Answer {
 // Whoever comes after the first passes.
 type step struct {
 	taken            atomic.Bool
+	once             sync.Once
 	reached, release chan struct{}
 }
 
-func newStep() *step { return &step{reached: make(chan struct{}), release: make(chan struct{})} }
+// newStep is to be called after the store was started: a test that fails lets go
+// of whoever waits before the store is stopped.
+func newStep(t *testing.T) *step {
+	s := &step{reached: make(chan struct{}), release: make(chan struct{})}
+	t.Cleanup(s.goOn)
+	return s
+}
+
+func (s *step) goOn() { s.once.Do(func() { close(s.release) }) }
 
 func (s *step) stop(string) {
 	if s.taken.CompareAndSwap(false, true) {
@@ -54,7 +63,7 @@ func TestRevokedKeyEntersByAFillBegunBefore(t *testing.T) {
 				l := filled(t, 3)
 				b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 5 * time.Second }).warm()
 				b.cold("k0")
-				s := newStep()
+				s := newStep(t)
 				l.set(func() {
 					if at == "before the read" {
 						l.beforeFill = s.stop
@@ -74,7 +83,7 @@ func TestRevokedKeyEntersByAFillBegunBefore(t *testing.T) {
 				if got := <-second; got.Code != Revoked {
 					t.Fatalf("a look-up after the revocation got %v", got.Code)
 				}
-				close(s.release)
+				s.goOn()
 				<-first
 				b.expect("k0", Revoked)
 				b.fenced()
@@ -88,12 +97,12 @@ func TestUnknownResultEntersAfterAnIssue(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 5 * time.Second }).warm()
 	b.cold("k9")
-	s := newStep()
+	s := newStep(t)
 	l.set(func() { l.afterFill = s.stop })
 	first := b.lookup("k9")
 	<-s.reached
 	b.store.Evict(l.put(key(9)))
-	close(s.release)
+	s.goOn()
 	<-first
 	b.expect("k9", Active)
 }
@@ -102,12 +111,12 @@ func TestOwnerEventDuringAFillIsLost(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 5 * time.Second }).warm()
 	b.cold("k0")
-	s := newStep()
+	s := newStep(t)
 	l.set(func() { l.afterFill = s.stop })
 	first := b.lookup("k0")
 	<-s.reached
 	b.store.Evict(l.suspend("m0", true)) // m0 has no key in memory now
-	close(s.release)
+	s.goOn()
 	<-first
 	b.expect("k0", OwnerSuspended)
 }
@@ -134,7 +143,7 @@ func TestFillFromALostTailStays(t *testing.T) {
 func TestWarmServesAKeyRevokedSinceItsSnapshot(t *testing.T) {
 	l := filled(t, 20)
 	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 50 * time.Millisecond }).warm()
-	reading, fencing := newStep(), newStep()
+	reading, fencing := newStep(t), newStep(t)
 	l.set(func() {
 		l.duringWarm = func(i int) {
 			if i == 0 {
@@ -152,14 +161,14 @@ func TestWarmServesAKeyRevokedSinceItsSnapshot(t *testing.T) {
 	b.store.Evict(l.revoke("k7")) // by message and log
 	l.revoke("k8")                // by log alone
 	b.store.Evict(l.suspend("m1", true))
-	close(reading.release)
+	reading.goOn()
 	<-fencing.reached // adopted, and the first fence is on its way
 	for _, id := range []string{"k7", "k8", "k4"} {
 		if a, err := b.store.Lookup(context.Background(), id, Bounds{}); err == nil && a.Code == Active {
 			t.Fatalf("%s is active in a memory that was never fenced", id)
 		}
 	}
-	close(fencing.release)
+	fencing.goOn()
 	b.fenced()
 	b.expect("k7", Revoked)
 	b.expect("k8", Revoked)
@@ -170,14 +179,14 @@ func TestFillAcrossARewarmEntersTheNewMemory(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second; o.FillTimeout = 5 * time.Second }).warm()
 	b.cold("k0")
-	s := newStep()
+	s := newStep(t)
 	l.set(func() { l.afterFill = s.stop })
 	first := b.lookup("k0")
 	<-s.reached
 	l.set(func() { l.timeline = "00000002" })
 	l.revoke("k0")
 	b.fenced() // history over, warmed, fenced: k0 is revoked in the new memory
-	close(s.release)
+	s.goOn()
 	if got := <-first; got.Code != Revoked {
 		t.Fatalf("a look-up that crossed a generation answered %v from the old one", got.Code)
 	}

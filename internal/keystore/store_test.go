@@ -99,7 +99,7 @@ func TestHotKeyIsReadForEachRequestUntilTheFence(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second }).warm()
 	b.fenced()
-	hold := newStep()
+	hold := newStep(t)
 	l.set(func() { l.beforeFence = func() { hold.stop("") } })
 	changed := key(0)
 	changed.Scopes = []string{"other"}
@@ -116,7 +116,7 @@ func TestHotKeyIsReadForEachRequestUntilTheFence(t *testing.T) {
 	}
 	b.store.Evict(l.revoke("k0"))
 	b.expect("k0", Revoked)
-	close(hold.release)
+	hold.goOn()
 	b.fenced()
 	b.expect("k0", Revoked)
 }
