@@ -106,8 +106,8 @@ const (
 	foundAbsent // known not to exist
 )
 
-// get looks keyID up. The caller has checked the lease of this very memory
-// before, with a clock read before that.
+// get looks keyID up. To answer by what it finds, the caller has checked the
+// lease of this very memory before, with a clock read before that.
 func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, found) {
 	sh := m.shard(keyID)
 	sh.mu.Lock()
@@ -130,12 +130,6 @@ func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, foun
 		return entry{}, foundMark
 	}
 	return e, foundEntry
-}
-
-// holds reports whether memory would have an answer for keyID under a lease.
-func (m *memory) holds(keyID string, now clock.Instant, maxTTL int64) bool {
-	_, f := m.get(keyID, now, maxTTL)
-	return f == foundEntry || f == foundAbsent
 }
 
 // apply distrusts whatever e can have made untrue: it leaves marks and overtakes

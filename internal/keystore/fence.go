@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/keysidecar/keysidecar/internal/clock"
 	"github.com/keysidecar/keysidecar/internal/event"
 )
 
@@ -125,7 +126,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 func (s *Store) note(err error) {
 	category := Categorize(err)
 	was := *s.fenceError.Swap(&fenceResult{category, err})
-	s.sweep()
+	s.sweep(0)
 	s.pulse.end(err == nil)
 	if was.category == category {
 		return
@@ -212,7 +213,7 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	}
 	until := asked.Add(s.term)
 	m.lease.Store(&lease{
-		asked: asked, until: until, staleUntil: asked.Add(max(s.term, s.opts.StaleLimit)),
+		asked: asked, until: until, staleUntil: asked.Add(max(s.term, s.opts.StaleLimit-clock.Uncertainty)),
 		seq: m.cursor.Load().Seq, now: newDBClock(page.Time, asked, answered),
 	})
 	s.metrics.fence(fenceFresh)

@@ -37,6 +37,10 @@ type flight struct {
 	now   dbClock
 }
 
+// maxLingering is how many landed flights are kept at a time, the newest: enough
+// for every key that is asked for again and again.
+const maxLingering = 1024
+
 // tooMany tells a caller that a cap was met, and which.
 func tooMany(r Reason) error { return &UnavailableError{Reason: r} }
 
@@ -99,6 +103,7 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 	close(f.done)
 	switch outcome {
 	case fillUnclean:
+		s.sweep(maxLingering) // a round may be long: it may warm
 		// Either the log has moved on, or it no longer holds our cursor.
 		s.RequestFence(FenceForGap)
 	case fillFailed:
@@ -154,11 +159,13 @@ type lingerer struct {
 	flight *flight
 }
 
-// sweep ends the flights that linger. Called after each round of fences.
-func (s *Store) sweep() {
+// sweep ends the flights that linger, but for the newest keep. After each round
+// of fences it keeps none.
+func (s *Store) sweep(keep int) {
 	s.lingerMu.Lock()
-	list := s.lingering
-	s.lingering = nil
+	cut := max(0, len(s.lingering)-keep)
+	list := s.lingering[:cut]
+	s.lingering = s.lingering[cut:]
 	s.lingerMu.Unlock()
 	for _, l := range list {
 		l.shard.mu.Lock()

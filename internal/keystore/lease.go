@@ -16,7 +16,8 @@ type lease struct {
 	asked clock.Instant
 	// until is when the right ends: asked + L, less what the clock may be wrong by.
 	until clock.Instant
-	// staleUntil is when serve_stale ends; equal to until under fail_closed.
+	// staleUntil is when serve_stale ends, reckoned alike from stale_limit; equal to
+	// until under fail_closed.
 	staleUntil clock.Instant
 	// seq is the cursor that the fence proved.
 	seq int64

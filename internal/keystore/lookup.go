@@ -38,7 +38,7 @@ func (s *Store) Lookup(ctx context.Context, keyID string, b Bounds) (Answer, err
 
 // notBefore is the earliest moment at which the question behind an answer may
 // have been asked, by the caller's own bounds. A max-age of zero can only be met
-// by a question asked from now on.
+// by a question asked from now on; see lookupSlow.
 func notBefore(now clock.Instant, b Bounds) clock.Instant {
 	switch {
 	case b.NoCache || (b.HasMaxAge && b.MaxAge <= 0):
@@ -72,6 +72,9 @@ func (s *Store) recall(m *memory, l *lease, keyID string, now clock.Instant) (An
 // where memory would have one then, and reads the key where not.
 func (s *Store) lookupSlow(ctx context.Context, keyID string, b Bounds, arrived clock.Instant) (Answer, error) {
 	deadline := arrived.Add(s.opts.FillTimeout)
+	// Every answer has some age, so that max-age=0 taken at its word would never be
+	// met. Those who send it mean no-cache (RFC 9111, 5.2.1.1).
+	b.NoCache = b.NoCache || b.HasMaxAge && b.MaxAge <= 0
 	for {
 		m := s.mem.Load()
 		now := s.clock.Now()
@@ -80,15 +83,13 @@ func (s *Store) lookupSlow(ctx context.Context, keyID string, b Bounds, arrived 
 			since = notBefore(now, b)
 		}
 		l := m.lease.Load()
-		marked := false
-		switch {
-		case l.covers(now, since):
-			a, f := s.recall(m, l, keyID, now)
-			if f == foundEntry || f == foundAbsent {
+		var f found
+		if l.covers(now, since) {
+			var a Answer
+			if a, f = s.recall(m, l, keyID, now); f == foundEntry || f == foundAbsent {
 				return a, nil
 			}
-			marked = f == foundMark
-		case m.holds(keyID, now, int64(s.opts.MaxTTL)):
+		} else if _, f = m.get(keyID, now, int64(s.opts.MaxTTL)); f == foundEntry || f == foundAbsent {
 			if b.OnlyIfCached {
 				return Answer{}, ErrNotCached
 			}
@@ -107,11 +108,11 @@ func (s *Store) lookupSlow(ctx context.Context, keyID string, b Bounds, arrived 
 		if b.OnlyIfCached {
 			return Answer{}, ErrNotCached
 		}
-		f, err := s.join(m, keyID, marked, since)
+		reading, err := s.join(m, keyID, f == foundMark, since)
 		if err != nil {
 			return Answer{}, err
 		}
-		a, err := s.await(ctx, m, f, b)
+		a, err := s.await(ctx, m, reading, b)
 		if s.mem.Load() != m && s.clock.Now().Before(deadline) {
 			continue // the memory it was asked under is gone: begin again in the new one
 		}
@@ -143,7 +144,8 @@ func (s *Store) awaitFence(ctx context.Context, beat <-chan struct{}, deadline c
 }
 
 // recallStale answers from a memory whose lease is over, where the policy allows
-// it and the caller set no bound of its own.
+// it and the caller set no bound of its own. Absence is no answer then: the key
+// may have been issued since.
 func (s *Store) recallStale(m *memory, keyID string, b Bounds) (Answer, bool) {
 	if s.opts.StaleLimit == 0 || b.NoCache || b.HasMaxAge || m.ended.Load() {
 		return Answer{}, false
@@ -155,5 +157,5 @@ func (s *Store) recallStale(m *memory, keyID string, b Bounds) (Answer, bool) {
 	}
 	a, f := s.recall(m, l, keyID, now)
 	a.Origin = FromStale
-	return a, f == foundEntry || f == foundAbsent
+	return a, f == foundEntry
 }

@@ -46,9 +46,10 @@ type Postgres struct {
 	opts PostgresOptions
 	pool *pgxpool.Pool
 
-	mu   sync.Mutex // guards what follows; held by the one fence or warm under way
-	conn *pgx.Conn
-	sql  *statements
+	mu     sync.Mutex // guards what follows; held by the one fence or warm under way
+	making *making    // the next conn, if it is wanted
+	conn   *pgx.Conn
+	sql    *statements // the newest
 	// captureIntact is what the last check of the triggers found, at captureAt.
 	captureIntact bool
 	captureAt     time.Time
@@ -154,27 +155,76 @@ func scrub(err error) error {
 	return err
 }
 
-// dedicated returns the fence's connection, making it if need be. The caller
-// holds mu.
-func (p *Postgres) dedicated(ctx context.Context) (*pgx.Conn, *statements, error) {
-	if p.conn != nil && !p.conn.IsClosed() {
-		return p.conn, p.sql, nil
-	}
+// making is a connection for fences on its way. That takes many round trips, and
+// a host that is gone takes its whole time-out before the next one is tried: more
+// than a fence has. So it outlives the fence that wanted it, and a later fence
+// finds it.
+type making struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	// Written before done is closed.
+	conn *pgx.Conn
+	sql  *statements
+	err  error
+}
+
+// connect begins to make a connection for fences.
+func (p *Postgres) connect() (*making, error) {
 	cfg, err := p.connConfig()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, nil, fmt.Errorf("connect for fences: %w", err)
+	// ConnectTimeout is for each host; one more for the questions that follow.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(len(cfg.Fallbacks)+2)*cfg.ConnectTimeout)
+	m := &making{cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		defer cancel()
+		if m.conn, m.err = pgx.ConnectConfig(ctx, cfg); m.err != nil {
+			m.err = fmt.Errorf("connect for fences: %w", m.err)
+			return
+		}
+		if m.sql, m.err = p.statements(ctx, m.conn); m.err != nil {
+			closeQuietly(m.conn)
+		}
+	}()
+	return m, nil
+}
+
+// dedicated returns the fence's connection, making it if need be. The caller
+// holds mu.
+func (p *Postgres) dedicated(ctx context.Context) (conn *pgx.Conn, err error) {
+	if p.conn != nil && !p.conn.IsClosed() {
+		return p.conn, nil
 	}
-	sql, err := p.statements(ctx, conn)
-	if err != nil {
-		closeQuietly(conn)
-		return nil, nil, err
+	if p.making == nil {
+		if p.making, err = p.connect(); err != nil {
+			return nil, err
+		}
 	}
-	p.conn, p.sql = conn, sql
-	return conn, sql, nil
+	select {
+	case <-p.making.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("connect for fences: %w", context.Cause(ctx))
+	}
+	made := p.making
+	p.making = nil
+	if made.err != nil {
+		return nil, made.err
+	}
+	p.conn = made.conn
+	p.use(made.sql)
+	return p.conn, nil
+}
+
+// use makes sql the newest statements. If the relation is another one than it was,
+// fills have to look at it anew, too.
+func (p *Postgres) use(sql *statements) {
+	if p.sql != nil && *p.sql != *sql {
+		p.pool.Reset()
+	}
+	p.sql = sql
 }
 
 // dropOn closes the fence's connection after an error, so that the next fence
@@ -198,12 +248,12 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer func() { p.dropOn(err) }()
-	conn, sql, err := p.dedicated(ctx)
+	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return Page{}, err
 	}
 	check := p.captureDue()
-	rows, err := conn.Query(ctx, sql.fence, at.Seq, limit+1, check)
+	rows, err := conn.Query(ctx, p.sql.fence, at.Seq, limit+1, check)
 	if err != nil {
 		return Page{}, classify(err)
 	}
@@ -302,6 +352,9 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(F
 		}
 		return err
 	}
+	if got.Row != nil && string(got.Row.ID) != keyID {
+		return fmt.Errorf("%w: the relation takes another key_id for the one asked for", ErrBadRow)
+	}
 	use(got)
 	if rows.Next() {
 		return ErrAmbiguous
@@ -328,13 +381,21 @@ func (p *Postgres) Warm(ctx context.Context, limit int, head func(Head) error, r
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer func() { p.dropOn(err) }()
-	conn, sql, err := p.dedicated(ctx)
+	conn, err := p.dedicated(ctx)
 	if err != nil {
 		return err
 	}
+	sql, err := p.statements(ctx, conn) // anew: perhaps we warm because it changed
+	if err != nil {
+		return err
+	}
+	p.use(sql)
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	if err != nil {
 		return classify(err)
+	}
+	if err := p.prepareWarm(ctx, tx, sql); err != nil {
+		return err
 	}
 	h, err := readHead(ctx, tx, sql)
 	if err != nil {
@@ -357,6 +418,21 @@ func (p *Postgres) Warm(ctx context.Context, limit int, head func(Head) error, r
 		return err
 	}
 	return classify(tx.Rollback(ctx))
+}
+
+// prepareWarm makes sure that what the snapshot will show is all there (the lock
+// comes before anything that takes the snapshot), and that keys can be read one by
+// one later.
+func (p *Postgres) prepareWarm(ctx context.Context, tx pgx.Tx, sql *statements) error {
+	if sql.lock != "" {
+		if _, err := tx.Exec(ctx, sql.lock); err != nil {
+			return fmt.Errorf("lock what a warm reads: %w", classify(err))
+		}
+	}
+	if _, err := tx.Conn().PgConn().Prepare(ctx, "", sql.fill, nil); err != nil {
+		return fmt.Errorf("ask %s for one key: %w", p.opts.Relation, classify(err))
+	}
+	return nil
 }
 
 func readHead(ctx context.Context, tx pgx.Tx, sql *statements) (Head, error) {
@@ -419,14 +495,34 @@ func (p *Postgres) Watch(ctx context.Context, _ func()) error {
 	return nil
 }
 
+// closeTimeout is how long Close waits for a server that does not answer. What is
+// left then ends within 15 s by itself (pgx), or with the process.
+const closeTimeout = 300 * time.Millisecond
+
 // Close implements Source.
 func (p *Postgres) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.making != nil {
+		p.making.cancel()
+		<-p.making.done
+		if p.making.err == nil {
+			closeQuietly(p.making.conn)
+		}
+		p.making = nil
+	}
 	if p.conn != nil {
 		closeQuietly(p.conn)
 	}
-	p.pool.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		p.pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
 }
 
 // classify tells a database that is not ready from one that does not answer.

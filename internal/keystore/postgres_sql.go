@@ -17,6 +17,8 @@ import (
 // statements are the questions, written for one relation.
 type statements struct {
 	fence, fill, head, warm string
+	// lock keeps changes that are not MVCC-safe away from a warm.
+	lock string
 	// suspended lists the suspended owners; empty if each row says it itself.
 	suspended string
 }
@@ -37,6 +39,12 @@ const headSQL = `
 SELECT pg_is_in_recovery(), ` + timelineSQL + `, (SELECT keysidecar.capture_intact()), e.seq, e.event_id,
        coalesce((SELECT greatest(c.reltuples, 0)::bigint FROM pg_class c WHERE c.oid = to_regclass('%[1]s')), 0)
 FROM keysidecar.events e ORDER BY e.seq DESC LIMIT 1`
+
+// lockSQL comes before the warm's snapshot. A change that rewrites a table (ALTER
+// TABLE, pg_repack) leaves it empty for snapshots from before, and a reader that
+// waited for it would find neither keys nor suspended owners. Through a view, it
+// locks the tables beneath.
+const lockSQL = `LOCK TABLE %s IN ACCESS SHARE MODE`
 
 // keyColumns casts, so that a view over an operator's table may have cousins of
 // the types.
@@ -65,7 +73,18 @@ const (
 	ownerJoin   = `LEFT JOIN keysidecar.owners o ON o.owner_id = k.owner_id::text`
 )
 
-func writeStatements(relation string, ownOwner bool) *statements {
+func writeStatements(relation string, lockable, ownOwner bool) *statements {
+	var locked []string
+	if lockable {
+		locked = append(locked, relation)
+	}
+	if !ownOwner {
+		locked = append(locked, "keysidecar.owners")
+	}
+	lock := ""
+	if len(locked) > 0 {
+		lock = fmt.Sprintf(lockSQL, strings.Join(locked, ", "))
+	}
 	owner, warmOwner, join, suspended := ownerJoined, "false", ownerJoin, suspendedSQL
 	if ownOwner {
 		owner, warmOwner, join, suspended = ownerOwn, ownerOwn, "", ""
@@ -77,6 +96,7 @@ func writeStatements(relation string, ownOwner bool) *statements {
 		warm:  fmt.Sprintf(warmSQL, relation, warmOwner),
 
 		suspended: suspended,
+		lock:      lock,
 	}
 }
 
@@ -103,16 +123,18 @@ func (p *Postgres) statements(ctx context.Context, conn *pgx.Conn) (*statements,
 		}
 		return nil, fmt.Errorf("look at the schema: %w", err)
 	}
-	var exists, own bool
-	err = conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL, EXISTS (SELECT 1 FROM pg_attribute a
-		WHERE a.attrelid = to_regclass($1) AND a.attname = 'owner_suspended' AND NOT a.attisdropped)`, relation).Scan(&exists, &own)
+	var exists, lockable, own bool
+	err = conn.QueryRow(ctx, `SELECT to_regclass($1) IS NOT NULL,
+		EXISTS (SELECT 1 FROM pg_class c WHERE c.oid = to_regclass($1) AND c.relkind IN ('r', 'p', 'v')),
+		EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = to_regclass($1) AND a.attname = 'owner_suspended' AND NOT a.attisdropped)`,
+		relation).Scan(&exists, &lockable, &own)
 	if err != nil {
 		return nil, fmt.Errorf("look at store.postgres.relation: %w", classify(err))
 	}
 	if !exists {
 		return nil, fmt.Errorf("%w: store.postgres.relation %s does not exist; run keysidecar migrate, or create the view", ErrSchema, p.opts.Relation)
 	}
-	return writeStatements(relation, own), nil
+	return writeStatements(relation, lockable, own), nil
 }
 
 // fillStatements remembers the statements beside the pooled connection.
@@ -181,15 +203,17 @@ func decodeKey(v [][]byte, row *Row) error {
 const postgresEpoch = 946_684_800_000_000
 
 // pgMicros converts a binary timestamptz; infinity becomes Always, -infinity Never.
+// Postgres's last 30 years, which end in the year 294276, become Always, too: 64
+// bits do not hold them from 1970 on.
 func pgMicros(b []byte) int64 {
 	if len(b) != 8 {
 		return Never
 	}
 	n := int64(binary.BigEndian.Uint64(b)) //nolint:gosec // two's complement on the wire
-	switch n {
-	case math.MaxInt64:
+	switch {
+	case n > math.MaxInt64-postgresEpoch:
 		return Always
-	case math.MinInt64:
+	case n == math.MinInt64:
 		return Never
 	}
 	return n + postgresEpoch

@@ -28,7 +28,8 @@ type Options struct {
 	// Capacity is how many keys memory holds (marks included), within a few
 	// per cent.
 	Capacity int
-	// MaxTTL is the age at which an entry is read again, to within a second; 0 for
+	// MaxTTL is the age at which an entry is read again, to within a second, and
+	// sooner for those of a warm, which would otherwise be due all at once; 0 for
 	// never.
 	MaxTTL time.Duration
 	// NegativeTTL is how long an unknown key is remembered; 0 for not at all.
@@ -150,6 +151,9 @@ func (s *Store) Run(ctx context.Context) error {
 		s.mem.Load().ended.Store(true)
 		s.mem.Load().lease.Store(nil)
 		s.arrivals.stop()
+		for range cap(s.fillSlots) { // so that no look-up begins another fill meanwhile
+			s.fillSlots <- struct{}{}
+		}
 		s.fills.Wait()
 	}()
 	g, ctx := errgroup.WithContext(ctx)

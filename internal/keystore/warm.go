@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -26,7 +27,7 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, stall := withStallTimeout(ctx, warmFirstRow)
+	ctx, stall := watchForStall(ctx)
 	defer stall.stop()
 	begun := s.clock.Now()
 	progress := &warmProgress{log: s.log, every: 5 * time.Second, last: begun, begun: begun}
@@ -47,27 +48,32 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 			return nil
 		},
 		func(row *Row) error {
+			stall.moved(loaded+skipped == 0)
 			if err := row.check(); err != nil {
 				// Left out, and so "ask the source", which will refuse it by name.
-				skipped++
 				m.complete.Store(false)
-				s.log.Warn("a row cannot be used and is never answered valid", zap.Error(err))
+				if skipped++; skipped <= unusableShown {
+					s.log.Warn("a row cannot be used and is never answered valid", zap.Error(err))
+				}
 				return nil
 			}
-			scratch = row.pack(scratch[:0], begun)
+			// Read a little earlier than it was, so that max_ttl ends not all at once.
+			scratch = row.pack(scratch[:0], max(0, begun.Add(-jitter(s.opts.MaxTTL/2))))
 			if loaded >= s.opts.Capacity || !m.load(row, Record{packed: string(scratch)}) {
 				m.complete.Store(false)
 				return errFull
 			}
 			if loaded++; loaded%4096 == 0 || loaded == 1 {
-				stall.reset(warmNextRows)
 				progress.report(loaded, s.clock.Now())
 				s.metrics.warmRows.Set(float64(loaded))
 			}
 			return nil
 		})
-	if errors.Is(err, errFull) {
+	switch {
+	case errors.Is(err, errFull):
 		err = nil
+	case err != nil && errors.Is(context.Cause(ctx), errStalled):
+		err = context.Cause(ctx)
 	}
 	if err == nil && *m.cursor.Load() == noCursor {
 		err = fmt.Errorf("%w: the log is empty; run keysidecar migrate", ErrSchema)
@@ -82,30 +88,53 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 	return m, nil
 }
 
+// unusableShown is how many unusable rows of a warm are logged one by one.
+const unusableShown = 10
+
 // A warm has no time limit as a whole, for it may be long, but one between signs
-// of life. The first row may wait for a plan that reads much before it.
+// of life: a row must arrive in each period of warmNextRows. The first row may wait
+// for a lock, or for a plan that reads much before it.
 const (
 	warmFirstRow = 15 * time.Second
 	warmNextRows = 2 * time.Second
 )
 
-// stallTimer cancels a context when it is not reset in time.
-type stallTimer struct {
+var errStalled = fmt.Errorf("no row arrived in time: %w", context.DeadlineExceeded)
+
+// stall cancels a context when rows stop arriving.
+type stall struct {
 	timer  *time.Timer
-	cancel context.CancelFunc
+	alive  atomic.Bool // a row has arrived since the last check
+	cancel context.CancelCauseFunc
 }
 
-func withStallTimeout(ctx context.Context, first time.Duration) (context.Context, stallTimer) {
+func watchForStall(ctx context.Context) (context.Context, *stall) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	give := func() { cancel(fmt.Errorf("no row arrived in time: %w", context.DeadlineExceeded)) }
-	return ctx, stallTimer{timer: time.AfterFunc(first, give), cancel: func() { cancel(nil) }}
+	s := &stall{cancel: cancel}
+	s.timer = time.AfterFunc(time.Hour, s.check)
+	s.timer.Reset(warmFirstRow) // only now, for check uses the timer
+	return ctx, s
 }
 
-func (t stallTimer) reset(d time.Duration) { t.timer.Reset(d) }
+// moved notes a row. It is cheap enough to be called for each.
+func (s *stall) moved(first bool) {
+	s.alive.Store(true)
+	if first {
+		s.timer.Reset(warmNextRows)
+	}
+}
 
-func (t stallTimer) stop() {
-	t.timer.Stop()
-	t.cancel()
+func (s *stall) check() {
+	if s.alive.Swap(false) {
+		s.timer.Reset(warmNextRows)
+		return
+	}
+	s.cancel(errStalled)
+}
+
+func (s *stall) stop() {
+	s.cancel(nil)
+	s.timer.Stop()
 }
 
 // adopt makes m the memory that look-ups use. It has no lease yet, and the old

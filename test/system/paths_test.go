@@ -24,8 +24,9 @@ func TestChangeByAnyWritePathDoesNotReachTheSidecars(t *testing.T) {
 	refuse("rename", "p_rename", "unknown_key", `UPDATE keysidecar.public_keys SET key_id = 'p_renamed' WHERE key_id = 'p_rename'`)
 	refuse("ON DELETE CASCADE", "p_cascade", "unknown_key", `DELETE FROM keysidecar.owners WHERE owner_id = 'm_leaves'`)
 	refuse("suspension", "p_owner", "owner_suspended", `SELECT keysidecar.suspend_owner('m_paths')`)
-	for _, s := range world.sidecars { // also a key that nobody asked for meanwhile
-		if v, err := s.Get(ctx, "p_renamed"); err != nil || v.Code != "owner_suspended" {
+	for _, s := range world.sidecars { // also a key that nobody asked for meanwhile, unknown until the fence that brings it
+		v, err := s.Until(ctx, "p_renamed", func(v cluster.Verdict) bool { return v.Code != "unknown_key" })
+		if err != nil || v.Code != "owner_suspended" {
 			t.Fatalf("%+v %v", v, err)
 		}
 	}
