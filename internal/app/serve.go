@@ -44,7 +44,7 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	p.closing("source", source.Close)
 
-	store, err := newStore(cfg, source, p.log, reg)
+	store, err := newStore(cfg, b, source, p.log, reg)
 	if err != nil {
 		return err
 	}
@@ -105,13 +105,14 @@ func newSource(cfg *config.Config, log *zap.Logger) (keystore.Source, error) {
 	})
 }
 
-func newStore(cfg *config.Config, source keystore.Source, log *zap.Logger, reg prometheus.Registerer) (*keystore.Store, error) {
+func newStore(cfg *config.Config, b Build, source keystore.Source, log *zap.Logger, reg prometheus.Registerer) (*keystore.Store, error) {
 	c, f := &cfg.Cache, &cfg.Freshness
 	return keystore.New(keystore.Options{
 		Clock: clock.New(), Source: source, Logger: log.Named("keystore"), Registerer: reg,
 		Capacity: c.Capacity, MaxTTL: c.MaxTTL, NegativeTTL: c.NegativeTTL,
 		FillTimeout: c.FillTimeout, MaxFills: c.MaxFills, MissRate: c.MissRate,
 		MaxStaleness: f.MaxStaleness, FenceInterval: f.FenceInterval, MinFenceGap: f.MinFenceGap, StaleLimit: f.StaleLimit,
+		Instance: cfg.Instance, Version: b.Version, Report: cfg.Fleet.Report,
 		WarmJitter: warmJitter(cfg),
 	})
 }

@@ -114,6 +114,9 @@ type UnavailableError struct {
 type Reason string
 
 const (
+	// ReasonUnregistered: receipts do not wait for this process yet, so it must not
+	// ask.
+	ReasonUnregistered Reason = "unregistered"
 	// ReasonWarming: the first warm is not done.
 	ReasonWarming Reason = "warming"
 	// ReasonLeaseOver: no fence has succeeded for max_staleness.

@@ -21,6 +21,7 @@ const (
 	FenceForReconnect  = "reconnect"
 	FenceForRequest    = "request"
 	FenceForSource     = "source"
+	FenceForReport     = "report"
 )
 
 // pageRows is how many events a fence reads at a time. A page costs the database
@@ -37,8 +38,13 @@ var (
 	errCaptureLost = errors.New("capture is not in place: changes would not reach the log; see keysidecar.watched")
 )
 
+// fenceBurst is how many rounds may begin at once after a pause; on the average
+// they stay min_fence_gap apart. With one, a message that arrives just after a
+// regular fence would always wait for the whole gap.
+const fenceBurst = 2
+
 // RequestFence asks for a fence begun after this call. Requests are coalesced,
-// and fences stay min_fence_gap apart. why is one of the FenceFor constants.
+// and spaced out (fenceBurst). why is one of the FenceFor constants.
 //
 // All but FenceForRequest, behind which somebody waits, may be put off a little
 // at random: a message reaches every sidecar of a fleet in the same millisecond,
@@ -55,10 +61,10 @@ func (s *Store) RequestFence(why string) {
 	}
 }
 
-// putOff waits for a random part of a quarter of min_fence_gap, or until somebody
-// waits for the fence.
+// putOff waits for a random part of the fleet's spread, or until somebody waits
+// for the fence.
 func (s *Store) putOff(ctx context.Context) {
-	timer := time.NewTimer(jitter(s.opts.MinFenceGap / 4))
+	timer := time.NewTimer(jitter(s.spread()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -83,15 +89,15 @@ func (s *Store) fences(ctx context.Context) error {
 			s.putOff(ctx)
 		case <-timer.C:
 		}
+		if s.spacing.Wait(ctx) != nil {
+			return nil
+		}
 		begun := time.Now() //nolint:forbidigo // spaces questions out; decides nothing
 		err := s.round(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		s.note(err)
-		if sleep(ctx, s.opts.MinFenceGap-time.Since(begun)) != nil { //nolint:forbidigo // as above
-			return nil
-		}
 		pause := s.opts.FenceInterval - time.Since(begun) //nolint:forbidigo // as above
 		if err != nil {
 			pause = min(pause, s.opts.FenceInterval/4)
@@ -146,17 +152,22 @@ type fenceResult struct {
 
 func (s *Store) lastFenceError() error { return s.fenceError.Load().err }
 
-// round warms where there is nothing to fence from, and then fences until a page
-// is not full. It returns nil once the lease is renewed. A memory that turns out
-// to be over is replaced in the same round, so that those who wait are served.
+// round registers and warms where that is missing, and then fences until a page is
+// not full and what was reached is reported. It returns nil once the lease is
+// renewed. A registration or a memory that turns out to be over is replaced in the
+// same round, so that those who wait are served.
 func (s *Store) round(ctx context.Context) error {
-	if err := s.catchUp(ctx); err == nil || !s.mem.Load().ended.Load() {
-		return err
+	err := s.catchUp(ctx)
+	if errors.Is(err, errNotMember) || err != nil && s.mem.Load().ended.Load() {
+		return s.catchUp(ctx)
 	}
-	return s.catchUp(ctx)
+	return err
 }
 
 func (s *Store) catchUp(ctx context.Context) error {
+	if err := s.enrol(ctx); err != nil {
+		return err
+	}
 	m := s.mem.Load()
 	if m.ended.Load() || *m.cursor.Load() == noCursor {
 		warmed, err := s.warm(ctx)
@@ -166,14 +177,24 @@ func (s *Store) catchUp(ctx context.Context) error {
 		s.adopt(warmed)
 		m = warmed
 	}
-	for {
+	for reporting := false; ; {
 		full, err := s.fence(ctx, m)
 		switch {
 		case errors.Is(err, errHistoryOver), errors.Is(err, errReset), errors.Is(err, errCaptureLost):
 			s.end(m, err)
 			return err
-		case err != nil || !full:
+		case err != nil:
 			return err
+		case full:
+		case !s.owesReport(*m.cursor.Load()):
+			return nil
+		case reporting: // the log goes on and on
+			s.RequestFence(FenceForReport)
+			return nil
+		default:
+			// A fence reports what was held when it was asked, and not what it brings: one
+			// that moved the cursor is followed at once by another.
+			reporting = true
 		}
 	}
 }
@@ -184,10 +205,14 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	// t0 is read before the question is sent; the lease counts from here.
 	asked := s.clock.Sync()
 	at := *m.cursor.Load()
+	q, err := s.question(m, at, asked)
+	if err != nil {
+		return false, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, s.fenceTimeout)
 	defer cancel()
-	page, err := s.source.Fence(ctx, at, s.pageRows)
-	answered := s.clock.Now()
+	page, err := s.source.Fence(ctx, q)
+	answered := s.clock.Sync()
 	s.sizePage(err)
 	s.metrics.fenceDuration.Observe(answered.Sub(asked).Seconds())
 	switch {
@@ -197,7 +222,12 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	case !page.Known, page.Timeline != m.timeline:
 		s.metrics.fence(fenceHistoryOver)
 		return false, errHistoryOver
+	case !page.Member:
+		s.metrics.fence(fenceVoid)
+		return false, s.void()
 	}
+	s.noteReport(&page, at, asked)
+	s.recent.add(page.Events, answered)
 	s.metrics.captureIntact(page.CaptureIntact)
 	if err := s.applyPage(m, page.Events); err != nil {
 		s.metrics.fence(fenceReset)
@@ -281,6 +311,8 @@ func Categorize(err error) string {
 		return "reset"
 	case errors.Is(err, ErrStandby):
 		return "standby"
+	case errors.Is(err, errNotMember), errors.Is(err, errNotAllowed):
+		return "unregistered"
 	case errors.Is(err, ErrSchema):
 		return "schema"
 	case errors.Is(err, ErrAmbiguous), errors.Is(err, ErrBadRow):

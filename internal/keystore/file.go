@@ -191,23 +191,29 @@ func (f *File) after(at Cursor, limit int) ([]event.Event, bool) {
 	return nil, false
 }
 
+// Register implements Source: a file has no fleet, and nobody waits for this one.
+func (f *File) Register(context.Context, Incarnation) (int, error) { return 1, nil }
+
+// SignOff implements Source.
+func (f *File) SignOff(context.Context, uuid.UUID) error { return nil }
+
 // Fence implements Source.
-func (f *File) Fence(_ context.Context, at Cursor, limit int) (Page, error) {
+func (f *File) Fence(_ context.Context, q FenceQuestion) (Page, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.refresh(); err != nil {
 		return Page{}, err
 	}
-	events, known := f.after(at, limit)
+	events, known := f.after(q.At, q.Limit)
 	return Page{
-		Known: known, Timeline: "file", CaptureIntact: true,
+		Member: true, Reported: q.Report, Known: known, Timeline: "file", CaptureIntact: true,
 		Time:   time.Now(), //nolint:forbidigo // a file's clock is this machine's
-		Events: append([]event.Event(nil), events...), Full: len(events) == limit,
+		Events: append([]event.Event(nil), events...), Full: len(events) == q.Limit,
 	}, nil
 }
 
 // Fill implements Source.
-func (f *File) Fill(_ context.Context, keyID string, at Cursor, use func(Filled)) error {
+func (f *File) Fill(_ context.Context, keyID string, at Cursor, _ Membership, use func(Filled)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.refresh(); err != nil {
@@ -221,7 +227,7 @@ func (f *File) Fill(_ context.Context, keyID string, at Cursor, use func(Filled)
 			clean = false
 		}
 	}
-	got := Filled{Clean: clean, Timeline: "file", Time: time.Now()} //nolint:forbidigo // a file's clock is this machine's
+	got := Filled{Member: true, Clean: clean, Timeline: "file", Time: time.Now()} //nolint:forbidigo // a file's clock is this machine's
 	if k != nil {
 		got.Row = k.row()
 	}

@@ -27,7 +27,9 @@ type flight struct {
 	// memory only if the source still knows it, and knows of nothing later about
 	// this key: so an entry is always the key's state at the cursor.
 	cursor Cursor
-	done   chan struct{}
+	// by is the membership it is asked under, which must still hold.
+	by   Membership
+	done chan struct{}
 
 	// Written before done is closed.
 	err   error
@@ -58,6 +60,10 @@ func (s *Store) join(m *memory, keyID string, marked bool, notBefore clock.Insta
 	if s.life.Err() != nil {
 		return nil, tooMany(ReasonStopping)
 	}
+	by, ok := s.membership()
+	if !ok {
+		return nil, tooMany(ReasonUnregistered)
+	}
 	select {
 	case s.fillSlots <- struct{}{}:
 	default:
@@ -74,7 +80,7 @@ func (s *Store) join(m *memory, keyID string, marked bool, notBefore clock.Insta
 		}
 		return nil, tooMany(ReasonMissRate)
 	}
-	f := &flight{keyID: strings.Clone(keyID), asked: s.clock.Now(), cursor: *m.cursor.Load(), done: make(chan struct{})}
+	f := &flight{keyID: strings.Clone(keyID), asked: s.clock.Now(), cursor: *m.cursor.Load(), by: by, done: make(chan struct{})}
 	sh.flights[f.keyID] = f
 	s.fills.Add(1)
 	go s.fly(m, sh, f)
@@ -88,7 +94,9 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 	ctx, cancel := context.WithTimeout(s.life, s.opts.FillTimeout)
 	defer cancel()
 	s.hooks.beforeFill(f.keyID)
-	f.err = s.source.Fill(ctx, f.keyID, f.cursor, func(got Filled) {
+	member := true
+	f.err = s.source.Fill(ctx, f.keyID, f.cursor, f.by, func(got Filled) {
+		member = got.Member
 		f.now = newDBClock(got.Time, f.asked, s.clock.Now())
 		f.clean = got.Clean && got.Timeline == m.timeline
 		if got.Row != nil {
@@ -96,6 +104,10 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 			f.owner = stateOf(got.Row.OwnerSuspended)
 		}
 	})
+	if f.err == nil && !member {
+		f.err = errNotMember
+		s.RequestFence(FenceForGap)
+	}
 	s.hooks.afterFill(f.keyID)
 	outcome := s.land(m, sh, f)
 	<-s.fillSlots

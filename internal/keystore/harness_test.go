@@ -27,6 +27,7 @@ func testOptions(src Source, c *clock.Clock, log *zap.Logger) Options {
 		Clock: c, Source: src, Logger: log, Registerer: prometheus.NewRegistry(),
 		Capacity: 1000, NegativeTTL: 5 * time.Second, FillTimeout: 500 * time.Millisecond, MaxFills: 16, MissRate: 1000,
 		MaxStaleness: 3 * time.Second, FenceInterval: 50 * time.Millisecond, MinFenceGap: time.Millisecond,
+		Instance: "test", Version: "test", Report: true,
 	}
 }
 

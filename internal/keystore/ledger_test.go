@@ -32,6 +32,13 @@ type ledger struct {
 	fencing  bool
 	closed   bool
 	fills    int
+	// registered holds who may ask; marked those whose questions are void. allowed is
+	// the longest bound of those who do not register.
+	registered map[uuid.UUID]Cursor
+	marked     map[uuid.UUID]bool
+	allowed    time.Duration
+	signedOff  int
+	reports    int
 
 	// Gates run outside the lock, before and after a snapshot is taken.
 	beforeFill, afterFill func(keyID string)
@@ -41,7 +48,7 @@ type ledger struct {
 
 func newLedger(t *testing.T) *ledger {
 	l := &ledger{
-		t: t, keys: map[string]Key{}, owners: map[string]bool{}, timeline: "00000001", capture: true, now: time.Now,
+		t: t, registered: map[uuid.UUID]Cursor{}, marked: map[uuid.UUID]bool{}, keys: map[string]Key{}, owners: map[string]bool{}, timeline: "00000001", capture: true, now: time.Now,
 		beforeFill: func(string) {}, afterFill: func(string) {}, beforeFence: func() {}, duringWarm: func(int) {},
 	}
 	l.append(event.Reset, "", "")
@@ -172,7 +179,44 @@ func (l *ledger) after(at Cursor) ([]event.Event, bool) {
 	return l.events[i+1:], true
 }
 
-func (l *ledger) Fence(ctx context.Context, at Cursor, limit int) (Page, error) {
+func (l *ledger) Register(ctx context.Context, i Incarnation) (int, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		l.t.Error("a registration without a deadline")
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.enter(ctx); err != nil {
+		return 0, err
+	}
+	if _, again := l.registered[i.Registration]; again || i.Registration == uuid.Nil || i.Instance == "" || i.MaxStaleness <= 0 {
+		l.t.Errorf("a registration that cannot be: %+v", i)
+	}
+	for _, id := range i.Failed {
+		delete(l.registered, id)
+	}
+	l.registered[i.Registration] = noCursor
+	return len(l.registered), nil
+}
+
+func (l *ledger) SignOff(_ context.Context, id uuid.UUID) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.signedOff++
+	delete(l.registered, id)
+	return nil
+}
+
+// member reports whether the question counts; the caller holds mu.
+func (l *ledger) member(by Membership) bool {
+	if by.Registration == uuid.Nil {
+		return by.Bound <= l.allowed
+	}
+	_, ok := l.registered[by.Registration]
+	return ok && !l.marked[by.Registration]
+}
+
+func (l *ledger) Fence(ctx context.Context, q FenceQuestion) (Page, error) {
+	at, limit := q.At, q.Limit
 	if _, bounded := ctx.Deadline(); !bounded {
 		l.t.Error("a fence without a deadline")
 	}
@@ -189,18 +233,23 @@ func (l *ledger) Fence(ctx context.Context, at Cursor, limit int) (Page, error) 
 		return Page{}, nil
 	}
 	n := min(limit, len(rest))
+	reported := q.Report && l.member(q.By) && q.Timeline == l.timeline
+	if reported {
+		l.registered[q.By.Registration] = at
+		l.reports++
+	}
 	return Page{
-		Known: true, Timeline: l.timeline, Time: l.now(), CaptureIntact: l.capture,
+		Member: l.member(q.By), Reported: reported, Known: true, Timeline: l.timeline, Time: l.now(), CaptureIntact: l.capture,
 		Events: append([]event.Event(nil), rest[:n]...), Full: n == limit,
 	}, nil
 }
 
-func (l *ledger) Fill(ctx context.Context, keyID string, at Cursor, use func(Filled)) error {
+func (l *ledger) Fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) error {
 	if _, bounded := ctx.Deadline(); !bounded {
 		l.t.Error("a fill without a deadline")
 	}
 	l.gate(&l.beforeFill)(keyID)
-	got, err := l.read(ctx, keyID, at)
+	got, err := l.read(ctx, keyID, at, by)
 	l.gate(&l.afterFill)(keyID)
 	if err != nil {
 		return err
@@ -209,7 +258,7 @@ func (l *ledger) Fill(ctx context.Context, keyID string, at Cursor, use func(Fil
 	return nil
 }
 
-func (l *ledger) read(ctx context.Context, keyID string, at Cursor) (Filled, error) {
+func (l *ledger) read(ctx context.Context, keyID string, at Cursor, by Membership) (Filled, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.fills++
@@ -224,7 +273,7 @@ func (l *ledger) read(ctx context.Context, keyID string, at Cursor) (Filled, err
 			clean = false
 		}
 	}
-	got := Filled{Clean: clean, Timeline: l.timeline, Time: l.now()}
+	got := Filled{Member: l.member(by), Clean: clean, Timeline: l.timeline, Time: l.now()}
 	if found {
 		k.OwnerSuspended = l.owners[k.OwnerID]
 		got.Row = k.row()

@@ -27,6 +27,7 @@ const (
 	fenceHistoryOver fenceOutcome = "history_over"
 	fenceReset       fenceOutcome = "reset"
 	fenceCaptureLost fenceOutcome = "capture_lost"
+	fenceVoid        fenceOutcome = "void"
 )
 
 type path string
@@ -39,10 +40,10 @@ const (
 var (
 	allCodes    = []Code{Unavailable, Active, UnknownKey, Revoked, Expired, NotYetValid, OwnerSuspended}
 	allOrigins  = []Origin{FromCache, FromDatabase, FromStale}
-	allReasons  = []Reason{ReasonWarming, ReasonLeaseOver, ReasonFillFailed, ReasonFillLimit, ReasonMissRate, ReasonStopping}
+	allReasons  = []Reason{ReasonUnregistered, ReasonWarming, ReasonLeaseOver, ReasonFillFailed, ReasonFillLimit, ReasonMissRate, ReasonStopping}
 	allFills    = []fillOutcome{fillInserted, fillAbsent, fillOvertaken, fillUnclean, fillFailed}
-	allFences   = []fenceOutcome{fenceFresh, fencePage, fenceFailed, fenceHistoryOver, fenceReset, fenceCaptureLost}
-	allRequests = []string{FenceForMessage, FenceForGap, FenceForUnreadable, FenceForReconnect, FenceForRequest, FenceForSource}
+	allFences   = []fenceOutcome{fenceFresh, fencePage, fenceFailed, fenceHistoryOver, fenceReset, fenceCaptureLost, fenceVoid}
+	allRequests = []string{FenceForMessage, FenceForGap, FenceForUnreadable, FenceForReconnect, FenceForRequest, FenceForSource, FenceForReport}
 )
 
 // metrics are a store's own; children are resolved once, so that a look-up costs
@@ -58,6 +59,8 @@ type metrics struct {
 	fenceDuration prometheus.Histogram
 	requests      map[string]prometheus.Counter
 	historyEnded  prometheus.Counter
+	reports       prometheus.Counter
+	registrations prometheus.Counter
 	capture       atomic.Bool
 
 	events  map[path]prometheus.Counter
@@ -130,6 +133,8 @@ func newMetrics(to prometheus.Registerer, s *Store) (*metrics, error) {
 		[]float64{50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5})
 	m.requests = counters(r, "keysidecar_fence_requests_total", "Fences asked for outside their interval, by why.", "why", allRequests)
 	m.historyEnded = r.counter("keysidecar_histories_ended_total", "Times the log no longer held this sidecar's cursor.")
+	m.reports = r.counter("keysidecar_reports_total", "Fences that reported how far this sidecar has read the log.")
+	m.registrations = r.counter("keysidecar_registrations_total", "Times this process entered the registry of sidecars.")
 	m.events = counters(r, "keysidecar_events_applied_total", "Events applied to memory, by the path they came.", "path", []path{pathQueue, pathFence})
 	m.marked = r.counter("keysidecar_message_marks_total", "Messages that made memory distrust a key or owner it held.")
 	m.missing = r.counter("keysidecar_events_missing_from_queue_total", "Events a fence brought and the queue did not deliver within its grace period.")

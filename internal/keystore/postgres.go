@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keysidecar/keysidecar/internal/event"
+	"github.com/keysidecar/keysidecar/internal/receipt"
 )
 
 // PostgresOptions is what NewPostgres needs.
@@ -244,7 +245,7 @@ func closeQuietly(conn *pgx.Conn) {
 
 // Fence implements Source with one range scan: its first row is the proof of the
 // cursor, its last the head.
-func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, err error) {
+func (p *Postgres) Fence(ctx context.Context, q FenceQuestion) (page Page, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer func() { p.dropOn(err) }()
@@ -252,8 +253,33 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 	if err != nil {
 		return Page{}, err
 	}
+	if q.Report {
+		page, err = p.fence(ctx, conn, p.sql.report, q, q.By.Registration, q.At.ID, q.Timeline)
+		if !readOnly(err) {
+			page.Reported = err == nil
+			return page, err
+		}
+		// A primary that lets nobody write still tells the truth; or it is a standby,
+		// which the plain question tells.
+	}
+	if q.By.Registration == uuid.Nil {
+		return p.fence(ctx, conn, p.sql.unregisteredFence, q, ceilMillis(q.By.Bound))
+	}
+	return p.fence(ctx, conn, p.sql.fence, q, q.By.Registration)
+}
+
+// readOnly: the server or the session refuses to write.
+func readOnly(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "25006"
+}
+
+func ceilMillis(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
+
+func (p *Postgres) fence(ctx context.Context, conn *pgx.Conn, sql string, q FenceQuestion, more ...any) (page Page, err error) {
+	at := q.At
 	check := p.captureDue()
-	rows, err := conn.Query(ctx, p.sql.fence, at.Seq, limit+1, check)
+	rows, err := conn.Query(ctx, sql, append([]any{at.Seq, q.Limit + 1, check}, more...)...)
 	if err != nil {
 		return Page{}, classify(err)
 	}
@@ -267,7 +293,7 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 			key, owner *string
 			intact     *bool
 		)
-		if err := rows.Scan(&standby, &timeline, &page.Time, &intact, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
+		if err := rows.Scan(&standby, &timeline, &page.Time, &intact, &page.Member, &page.Fleet, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
 			return Page{}, fmt.Errorf("read a fence's row: %w", err)
 		}
 		if standby || timeline == nil {
@@ -298,10 +324,10 @@ func (p *Postgres) Fence(ctx context.Context, at Cursor, limit int) (page Page, 
 	if err := rows.Err(); err != nil {
 		return Page{}, classify(err)
 	}
-	page.Full = len(page.Events) == limit
+	page.Full = len(page.Events) == q.Limit
 	if !page.Known {
 		// No such row is also what a standby without the log's tail would say.
-		return p.unknownCursor(ctx, conn)
+		return Page{Member: true}, notStandby(ctx, conn) // the end of the history matters more than who asked
 	}
 	return page, nil
 }
@@ -311,20 +337,85 @@ func (p *Postgres) captureDue() bool {
 	return !p.captureIntact || time.Since(p.captureAt) > captureEvery //nolint:forbidigo // how often to ask, not what to answer
 }
 
-// unknownCursor makes sure that it is a primary which does not know the cursor.
-func (p *Postgres) unknownCursor(ctx context.Context, conn *pgx.Conn) (Page, error) {
+// notStandby makes sure that it is a primary which gave an odd answer.
+func notStandby(ctx context.Context, conn *pgx.Conn) error {
 	var standby bool
 	if err := conn.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil {
-		return Page{}, classify(err)
+		return classify(err)
 	}
 	if standby {
-		return Page{}, ErrStandby
+		return ErrStandby
 	}
-	return Page{}, nil
+	return nil
+}
+
+const registerSQL = `SELECT keysidecar.register($1::uuid, $2::text, $3::bigint, $4::bigint, $5::text, $6::text, $7::text[]::uuid[])`
+
+// Register implements Source with a row in keysidecar.instances.
+func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer func() { p.dropOn(err) }()
+	conn, err := p.dedicated(ctx)
+	if err != nil {
+		return 0, err
+	}
+	policy := "fail_closed"
+	if i.StaleLimit > 0 {
+		policy = "serve_stale"
+	}
+	failed := make([]string, len(i.Failed))
+	for n, id := range i.Failed {
+		failed[n] = id.String()
+	}
+	register := func(q receipt.Querier) error {
+		return q.QueryRow(ctx, registerSQL, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed).Scan(&fleet)
+	}
+	err = register(conn)
+	if readOnly(err) {
+		if err := notStandby(ctx, conn); err != nil {
+			return 0, err
+		}
+		// A database that is read-only by its default still serves keys.
+		err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error { return register(tx) })
+	}
+	if err != nil {
+		return 0, fmt.Errorf("register: %w", classify(err))
+	}
+	return fleet, nil
+}
+
+// SignOff implements Source.
+func (p *Postgres) SignOff(ctx context.Context, registration uuid.UUID) (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn == nil || p.conn.IsClosed() {
+		return errors.New("sign off: not connected")
+	}
+	defer func() { p.dropOn(err) }()
+	if _, err = p.conn.Exec(ctx, "SELECT keysidecar.sign_off($1::uuid)", registration); err != nil {
+		return fmt.Errorf("sign off: %w", classify(err))
+	}
+	return nil
+}
+
+// Receipt implements receipt.Reader, on a connection of those for fills.
+func (p *Postgres) Receipt(ctx context.Context, t receipt.Target) (receipt.State, error) {
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return receipt.State{}, fmt.Errorf("connect for a receipt: %w", err)
+	}
+	defer conn.Release()
+	s, err := receipt.Read(ctx, conn, t)
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "55000" { // it led to a standby
+		p.discard(conn)
+	}
+	return s, err
 }
 
 // Fill implements Source.
-func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(Filled)) error {
+func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) error {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("connect for a fill: %w", err)
@@ -334,7 +425,11 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, use func(F
 	if err != nil {
 		return err
 	}
-	rows, err := conn.Query(ctx, sql.fill, p.rawMode(), pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID)
+	question, right := sql.fill, any(by.Registration)
+	if by.Registration == uuid.Nil {
+		question, right = sql.unregisteredFill, ceilMillis(by.Bound)
+	}
+	rows, err := conn.Query(ctx, question, p.rawMode(), pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID, right)
 	if err != nil {
 		return classify(err)
 	}

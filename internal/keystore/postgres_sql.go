@@ -16,7 +16,9 @@ import (
 
 // statements are the questions, written for one relation.
 type statements struct {
-	fence, fill, head, warm string
+	fence, report, fill, head, warm string
+	// For a process that does not register: fence and fill, allowed by the setting.
+	unregisteredFence, unregisteredFill string
 	// lock keeps changes that are not MVCC-safe away from a warm.
 	lock string
 	// suspended lists the suspended owners; empty if each row says it itself.
@@ -26,14 +28,34 @@ type statements struct {
 // timelineSQL is NULL on a standby, where the function would fail.
 const timelineSQL = `CASE WHEN pg_is_in_recovery() THEN NULL ELSE substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) END`
 
+// Whether the membership holds in the snapshot; see Membership.
+const (
+	registeredSQL = `EXISTS (SELECT 1 FROM keysidecar.instances i WHERE i.registration = %s AND i.marked_at IS NULL)`
+	allowedSQL    = `coalesce((SELECT s.value::bigint >= %s FROM keysidecar.settings s WHERE s.name = 'fleet.unreported_ms'), false)`
+)
+
 // The sub-selects do not depend on the row, so Postgres evaluates each once. The
 // check of the capture triggers costs several times the rest; $3 says whether to
-// make it.
+// make it. $4 is by what right this is asked.
 const fenceSQL = `
 SELECT (SELECT pg_is_in_recovery()), (SELECT ` + timelineSQL + `), statement_timestamp(),
-       (SELECT CASE WHEN $3::boolean THEN keysidecar.capture_intact() END),
+       (SELECT CASE WHEN $3::boolean THEN keysidecar.capture_intact() END), (SELECT %s), %s,
        e.seq, e.event_id, e.kind, e.key_id, e.owner_id, e.occurred_at
 FROM keysidecar.events e WHERE e.seq >= $1 ORDER BY e.seq LIMIT $2`
+
+// reportSQL is a fence that also puts down the cursor it was asked from: the one
+// held when asking, never the head that it brings; only one that this log holds ($5
+// is its identity); and only while the timeline is the one it was read under ($6).
+// It need not be durable: a report that is lost is made again.
+const reportSQL = `
+WITH reported AS (
+	UPDATE keysidecar.instances i SET cursor_seq = $1, cursor_event = $5, timeline = $6, reported_at = clock_timestamp()
+	WHERE i.registration = $4 AND i.marked_at IS NULL AND $6 = (SELECT ` + timelineSQL + `)
+		AND EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $1 AND c.event_id = $5)
+		AND set_config('synchronous_commit', 'off', true) = 'off'
+	RETURNING 1)` + fenceSQL
+
+const fleetSizeSQL = `(SELECT r.size FROM keysidecar.registry r)`
 
 const headSQL = `
 SELECT pg_is_in_recovery(), ` + timelineSQL + `, (SELECT keysidecar.capture_intact()), e.seq, e.event_id,
@@ -52,7 +74,7 @@ const keyColumns = `k.key_id::text, k.owner_id::text, k.algorithm::text, k.publi
        k.not_before::timestamptz, k.expires_at::timestamptz, k.revoked_at IS NOT NULL, k.attributes::jsonb`
 
 const fillSQL = `
-SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(),
+SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(), %[4]s,
        EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $2 AND c.event_id = $3)
        AND NOT EXISTS (SELECT 1 FROM keysidecar.events e WHERE e.seq > $2 AND
            (e.key_id = $1 OR e.kind = 'reset' OR (e.kind = 'owner_changed' AND e.owner_id = k.owner_id::text))),
@@ -90,10 +112,14 @@ func writeStatements(relation string, lockable, ownOwner bool) *statements {
 		owner, warmOwner, join, suspended = ownerOwn, ownerOwn, "", ""
 	}
 	return &statements{
-		fence: fenceSQL,
-		head:  fmt.Sprintf(headSQL, strings.ReplaceAll(relation, "'", "''")),
-		fill:  fmt.Sprintf(fillSQL, relation, owner, join),
-		warm:  fmt.Sprintf(warmSQL, relation, warmOwner),
+		fence:  fmt.Sprintf(fenceSQL, fmt.Sprintf(registeredSQL, "$4"), "0"),
+		report: fmt.Sprintf(reportSQL, fmt.Sprintf(registeredSQL, "$4"), fleetSizeSQL),
+		head:   fmt.Sprintf(headSQL, strings.ReplaceAll(relation, "'", "''")),
+		fill:   fmt.Sprintf(fillSQL, relation, owner, join, fmt.Sprintf(registeredSQL, "$4")),
+		warm:   fmt.Sprintf(warmSQL, relation, warmOwner),
+
+		unregisteredFence: fmt.Sprintf(fenceSQL, fmt.Sprintf(allowedSQL, "$4::bigint"), "0"),
+		unregisteredFill:  fmt.Sprintf(fillSQL, relation, owner, join, fmt.Sprintf(allowedSQL, "$4::bigint")),
 
 		suspended: suspended,
 		lock:      lock,
@@ -155,18 +181,18 @@ var errShape = fmt.Errorf("%w: the answer has an unexpected shape", ErrSchema)
 // decodeFill reads the binary columns of fillSQL. The values are valid until the
 // next call on the rows.
 func decodeFill(v [][]byte) (Filled, error) {
-	if len(v) != 4+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 {
+	if len(v) != 5+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 || len(v[4]) != 1 {
 		return Filled{}, errShape
 	}
 	if v[0][0] != 0 || v[1] == nil {
 		return Filled{}, ErrStandby
 	}
-	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Clean: v[3][0] != 0}
-	if v[4] == nil {
+	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Member: v[3][0] != 0, Clean: v[4][0] != 0}
+	if v[5] == nil {
 		return f, nil
 	}
 	f.Row = &Row{}
-	if err := decodeKey(v[4:], f.Row); err != nil {
+	if err := decodeKey(v[5:], f.Row); err != nil {
 		return Filled{}, err
 	}
 	if err := f.Row.check(); err != nil {

@@ -170,7 +170,10 @@ func TestHundredThousandChangesAtOnceAreReadByAWarm(t *testing.T) {
 	w := newPgWorld(t)
 	w.exec(`INSERT INTO keysidecar.owners VALUES ('m')`)
 	w.exec(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm) SELECT 'b' || i, 'm', 'opaque' FROM generate_series(1, 100000) i`)
-	b := build(t, w, func(o *Options) { o.Capacity = 150_000 }).warm()
+	b := build(t, w, func(o *Options) {
+		o.Capacity = 150_000
+		o.FenceInterval = time.Second // a page takes longer than the short intervals of tests leave
+	}).warm()
 	history := b.store.Status().AsOf.History
 	w.exec(`UPDATE keysidecar.public_keys SET revoked_at = now()`)
 	b.fenced()

@@ -31,15 +31,22 @@ type Source interface {
 	// Kind is "postgres" or "file".
 	Kind() string
 
+	// Register enters this process in the list of those that a receipt waits for,
+	// and returns how many there are. When it returns nil the entry is durable.
+	Register(ctx context.Context, i Incarnation) (fleet int, err error)
+
+	// SignOff takes the entry back.
+	SignOff(ctx context.Context, registration uuid.UUID) error
+
 	// Fence asks, in one snapshot taken after the call began, whether the log
-	// still holds at, and for at most limit events after it, in order.
-	Fence(ctx context.Context, at Cursor, limit int) (Page, error)
+	// still holds the cursor, and for events after it, in order.
+	Fence(ctx context.Context, q FenceQuestion) (Page, error)
 
 	// Fill reads one key in one snapshot taken after the call began, together
 	// with whether the log holds at and has nothing on that key, its owner, or
 	// everything after it (Filled.Clean). use is called once, before Fill returns
 	// nil, with bytes that are valid only during that call.
-	Fill(ctx context.Context, keyID string, at Cursor, use func(Filled)) error
+	Fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) error
 
 	// Warm reads, in one snapshot taken after the call began, first the head of
 	// the log and then up to limit keys. It stops at the first error a callback
@@ -54,8 +61,49 @@ type Source interface {
 	Close()
 }
 
+// Incarnation is one start of one process, as it registers.
+type Incarnation struct {
+	Registration uuid.UUID
+	// Failed are registrations of this process whose outcome it never learned.
+	Failed   []uuid.UUID
+	Instance string
+	Version  string
+	// MaxStaleness is L. StaleLimit is 0 under fail_closed.
+	MaxStaleness, StaleLimit time.Duration
+}
+
+// Membership is by what right a process asks. A question asked without it must not
+// be used: nobody would wait for the answer to be over.
+type Membership struct {
+	// Registration is the process's entry, which must be there and unmarked; or
+	// uuid.Nil, and Bound must be allowed to processes that do not register.
+	Registration uuid.UUID
+	Bound        time.Duration
+}
+
+// FenceQuestion is what a fence asks.
+type FenceQuestion struct {
+	At Cursor
+	// Limit is how many events may come back.
+	Limit int
+	// By: see Membership.
+	By Membership
+	// Report: put At down as this process's cursor, if it is known and the timeline is
+	// still Timeline.
+	Report   bool
+	Timeline string
+}
+
 // Page is a fence's answer.
 type Page struct {
+	// Member: the membership held in this snapshot. If not, only Known says
+	// anything.
+	Member bool
+	// Reported: the cursor asked from was put down, if the question wanted that and
+	// the log knows it.
+	Reported bool
+	// Fleet is how many processes are registered; 0 if the source did not say.
+	Fleet int
 	// Known: the log holds the cursor that was asked from. If not, the other
 	// fields say nothing.
 	Known bool
@@ -85,8 +133,10 @@ type Head struct {
 // Filled is a fill's answer.
 type Filled struct {
 	// Row is nil for a key the source does not have.
-	Row      *Row
-	Clean    bool
+	Row   *Row
+	Clean bool
+	// Member: see Page.
+	Member   bool
 	Timeline string
 	Time     time.Time
 }

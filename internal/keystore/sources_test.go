@@ -296,8 +296,11 @@ func fillOf(t *testing.T, s Source, id string, at Cursor) (k Key, found bool, f 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err := s.Fill(ctx, id, at, func(got Filled) {
+	err := s.Fill(ctx, id, at, member(t, s), func(got Filled) {
 		f = got
+		if !f.Member {
+			t.Error("a fill was asked by a member, and says it was not")
+		}
 		if got.Row != nil {
 			rec := got.Row.record(nil)
 			k, found = rec.Key(), true
@@ -314,11 +317,23 @@ func fenceOf(t *testing.T, s Source, at Cursor, limit int) Page {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	p, err := s.Fence(ctx, at, limit)
+	p, err := s.Fence(ctx, FenceQuestion{At: at, Limit: limit, By: member(t, s)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// member registers somebody new.
+func member(t *testing.T, s Source) Membership {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	id := uuid.New()
+	if n, err := s.Register(ctx, Incarnation{Registration: id, Instance: "asker", Version: "test", MaxStaleness: time.Minute}); err != nil || n < 1 {
+		t.Fatalf("register: %d, %v", n, err)
+	}
+	return Membership{Registration: id, Bound: time.Minute}
 }
 
 func TestSourcesDisagreeWithTheirContract(t *testing.T) {
@@ -404,7 +419,7 @@ func TestSourcesDisagreeWithTheirContract(t *testing.T) {
 
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			cancel()
-			if err := w.Fill(ctx, "k0", now, func(Filled) {}); err == nil && name != "file" {
+			if err := w.Fill(ctx, "k0", now, member(t, w), func(Filled) {}); err == nil && name != "file" {
 				t.Fatal("a fill with a context that is over")
 			}
 			stop := errors.New("enough")

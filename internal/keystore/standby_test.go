@@ -32,7 +32,7 @@ func TestStandbyIsBelieved(t *testing.T) {
 	b := build(t, source).run()
 	eventually(t, "a fence refused by a standby", func() bool { return b.store.Status().LastFenceError == "standby" })
 	b.expect("k0", Unavailable)
-	if err := source.Fill(deadline(t), "k0", noCursor, func(Filled) { t.Error("a standby's answer was used") }); err == nil {
+	if err := source.Fill(deadline(t), "k0", noCursor, Membership{}, func(Filled) { t.Error("a standby's answer was used") }); err == nil {
 		t.Error("a fill on a standby")
 	}
 	if err := standby.Promote(); err != nil {

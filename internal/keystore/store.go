@@ -49,6 +49,11 @@ type Options struct {
 	FenceInterval, MinFenceGap time.Duration
 	// StaleLimit is 0 under fail_closed; under serve_stale it takes L's place.
 	StaleLimit time.Duration
+	// Instance and Version are how this process registers.
+	Instance, Version string
+	// Report: register, and report how far the log was read, so that receipts can
+	// count on it. If not, the source must allow that.
+	Report bool
 	// WarmJitter spreads the first warm of a rollout over this long.
 	WarmJitter time.Duration
 }
@@ -61,6 +66,8 @@ func (o *Options) check() error {
 		return errors.New("keystore: Capacity, MaxFills and MissRate must be at least 1")
 	case o.FillTimeout <= 0 || o.FenceInterval <= 0 || o.MinFenceGap <= 0 || o.MinFenceGap > o.FenceInterval:
 		return errors.New("keystore: FillTimeout, FenceInterval and MinFenceGap must be positive, and the gap no longer than the interval")
+	case o.Report && o.Instance == "":
+		return errors.New("keystore: an Instance is required to register as")
 	case o.MaxStaleness <= o.FenceInterval || o.MaxStaleness <= 2*clock.Uncertainty:
 		return fmt.Errorf("keystore: MaxStaleness must be longer than FenceInterval (%v)", o.FenceInterval)
 	case o.MaxTTL != 0 && o.MaxTTL < 2*time.Second:
@@ -86,7 +93,11 @@ type Store struct {
 
 	mem atomic.Pointer[memory] // never nil
 
+	enrolment enrolment
+	recent    recent
+
 	pulse      *pulse
+	spacing    *rate.Limiter // of rounds of fences
 	asked      chan struct{} // somebody waits for a fence
 	nudged     chan struct{} // a fence would find something
 	fenceError atomic.Pointer[fenceResult]
@@ -120,6 +131,7 @@ func New(o Options) (*Store, error) {
 		// Two tries must fit between the end of an interval and the end of the lease.
 		fenceTimeout: max(50*time.Millisecond, min(o.FenceInterval, (o.MaxStaleness-o.FenceInterval)/2)),
 		pulse:        newPulse(),
+		spacing:      rate.NewLimiter(rate.Every(o.MinFenceGap), fenceBurst),
 		pageRows:     pageRows,
 		asked:        make(chan struct{}, 1),
 		nudged:       make(chan struct{}, 1),
@@ -143,8 +155,9 @@ func New(o Options) (*Store, error) {
 	return s, nil
 }
 
-// Run warms, fences and watches the source until ctx ends, then ends the lease,
-// waits for the fills under way, and returns nil. It is called once.
+// Run registers, warms, fences and watches the source until ctx ends, then ends the
+// lease, waits for the fills under way, signs off, and returns nil. It is called
+// once, and ended only when nobody asks any more.
 func (s *Store) Run(ctx context.Context) error {
 	defer func() {
 		s.stop()
@@ -155,6 +168,7 @@ func (s *Store) Run(ctx context.Context) error {
 			s.fillSlots <- struct{}{}
 		}
 		s.fills.Wait()
+		s.signOff()
 	}()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.fences(ctx) })

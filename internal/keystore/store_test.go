@@ -334,6 +334,9 @@ func TestFullPageRenewsTheLease(t *testing.T) {
 	b.store.mem.Load().lease.Store(nil)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	if err := b.store.enrol(ctx); err != nil {
+		t.Fatal(err)
+	}
 	m, err := b.store.warm(ctx)
 	if err != nil {
 		t.Fatal(err)

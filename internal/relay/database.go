@@ -117,11 +117,11 @@ func (db *database) close() {
 	_ = db.conn.Close(ctx) // it is gone either way
 }
 
-// exec runs statements without arguments.
-func (db *database) exec(ctx context.Context, sql string) error {
+// exec runs one statement, or several without arguments.
+func (db *database) exec(ctx context.Context, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, db.timeout)
 	defer cancel()
-	_, err := db.conn.Exec(ctx, sql)
+	_, err := db.conn.Exec(ctx, sql, args...)
 	return err
 }
 

@@ -46,6 +46,7 @@ func (r *Relay) lead(ctx context.Context, db *database) error {
 	var helpers sync.WaitGroup
 	helpers.Go(func() { t.publisher.run(work) })
 	helpers.Go(func() { r.keepHouse(work) })
+	helpers.Go(func() { r.keepRegistry(work) })
 	if r.opts.Wakeup == WakeupNotify {
 		helpers.Go(func() { r.listen(work, t.wake, t.listening) })
 	}

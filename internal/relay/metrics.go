@@ -17,6 +17,8 @@ type metrics struct {
 	pruned, houseFailures                  prometheus.Counter
 	backlog, leader, connected             prometheus.Gauge
 	captureIntact                          prometheus.Gauge
+	instances, registryComplete            prometheus.Gauge
+	instancesPruned                        prometheus.Counter
 	reconnects                             map[rabbit.Category]prometheus.Counter
 	confirm, lag                           prometheus.Histogram
 }
@@ -64,6 +66,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		leader:             gauge("leader", "1 while this relay leads, else 0."),
 		connected:          gauge("connected", "1 while the leader has a broker, else 0."),
 		captureIntact:      gauge("capture_intact", "1 if every trigger that writes the log was in place at the leader's last look, else 0; not a number while this relay does not lead."),
+		instances:          gauge("instances", "Sidecars in the registry; not a number while this relay does not lead."),
+		registryComplete:   gauge("registry_complete", "1 while the registry is known to hold every sidecar that registers; while it is 0, receipts wait for the longest bound."),
+		instancesPruned:    counter("instances_pruned_total", "Sidecars taken out of the registry because they had not reported for long."),
 		reconnects:         map[rabbit.Category]prometheus.Counter{},
 		confirm:            histogram("confirm_seconds", "From publishing to the broker's confirm."),
 		lag:                histogram("publish_lag_seconds", "From the change (before its commit) to the mark that says it is published, both by the database's clock: it includes the rest of the transaction and the wait for the mark."),
@@ -84,4 +89,6 @@ func (m *metrics) notLeading() {
 	m.leader.Set(0)
 	m.backlog.Set(0)
 	m.captureIntact.Set(math.NaN())
+	m.instances.Set(math.NaN())
+	m.registryComplete.Set(math.NaN())
 }

@@ -78,6 +78,8 @@ type limits struct {
 	resigned     time.Duration // pause after that
 	drain        time.Duration // at the end, for confirms under way
 	housekeeping time.Duration
+	registry     time.Duration // between chores of the registry
+	silent       time.Duration // after which a sidecar is taken for gone
 	keepNewest   int
 	prunePage    int
 }
@@ -87,7 +89,7 @@ func defaultLimits() limits {
 		db: 2 * time.Second, idleSession: 3 * time.Second, heartbeat: 500 * time.Millisecond, contend: 250 * time.Millisecond,
 		markEvery: 25 * time.Millisecond, confirm: 5 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, attempts: 5,
 		brokerless: 5 * time.Second, resigned: time.Second, drain: 300 * time.Millisecond,
-		housekeeping: time.Minute, keepNewest: 10000, prunePage: 5000,
+		housekeeping: time.Minute, registry: 2 * time.Second, silent: 3 * time.Minute, keepNewest: 10000, prunePage: 5000,
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -55,10 +56,10 @@ func TestMigratingTwiceChangesNothing(t *testing.T) {
 	if err := schema.CheckCompatible(t.Context(), s); err != nil {
 		t.Error(err)
 	}
-	if last := first[len(first)-1]; last != "migrated the schema from version 0 to 7" || len(first) != 2+schema.Latest {
+	if last := first[len(first)-1]; last != "migrated the schema from version 0 to 8" || len(first) != 2+schema.Latest {
 		t.Errorf("the first migration said %q", first)
 	}
-	if last := again[len(again)-1]; last != "the schema has version 7 already: nothing to do" {
+	if last := again[len(again)-1]; last != "the schema has version 8 already: nothing to do" {
 		t.Errorf("the second migration said %q", again)
 	}
 }
@@ -159,7 +160,7 @@ func TestPrintedScriptMakesTheSameSchema(t *testing.T) {
 	if got, want := shape(s), shape(newSession(t)); got != want {
 		t.Errorf("psql made\n%s\nMigrate makes\n%s", got, want)
 	}
-	if said := migrate(t, pg.DSN(name)); said[len(said)-1] != "the schema has version 7 already: nothing to do" {
+	if said := migrate(t, pg.DSN(name)); said[len(said)-1] != "the schema has version 8 already: nothing to do" {
 		t.Errorf("Migrate on a printed schema said %q", said)
 	}
 	s.do(cast)
@@ -225,9 +226,9 @@ func TestDatabasesThatDoNotFitAreRefusedByName(t *testing.T) {
 	}
 	s.do(`DELETE FROM keysidecar.schema_version WHERE version_id = $1`, schema.Latest)
 	check("older", s, schema.ErrOlder, "run keysidecar migrate")
-	s.do(`INSERT INTO keysidecar.schema_version (version_id, is_applied) VALUES (7, true), (8, true)`)
+	s.do(`INSERT INTO keysidecar.schema_version (version_id, is_applied) VALUES ($1, true), ($1 + 1, true)`, schema.Latest)
 	check("newer and serving this one", s, nil, "")
-	s.do(`UPDATE keysidecar.settings SET value = '8' WHERE name = 'schema.serves_from'`)
+	s.do(`UPDATE keysidecar.settings SET value = $1 WHERE name = 'schema.serves_from'`, strconv.Itoa(schema.Latest+1))
 	check("newer", s, schema.ErrNewer, "update the program")
 	s.do(`DELETE FROM keysidecar.settings`)
 	check("newer without a word", s, schema.ErrNewer, "update the program")

@@ -6,8 +6,7 @@ import (
 
 func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 	t.Parallel()
-	const register = `INSERT INTO keysidecar.instances (registration, instance, cursor_seq, cursor_event, timeline, max_staleness_ms, stale_limit_ms, policy, version)
-		VALUES (gen_random_uuid(), 'i', 0, gen_random_uuid(), '00000001', 3000, 0, 'fail_closed', 'dev')`
+	const register = `SELECT keysidecar.register(gen_random_uuid(), 'i', 3000, 0, 'fail_closed', 'dev')`
 	reads := func(tables ...string) (sql []string) {
 		for _, t := range tables {
 			sql = append(sql, `SELECT * FROM keysidecar.`+t)
@@ -36,6 +35,9 @@ func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 		`SELECT keysidecar.watch('keysidecar.public_keys', 'key_id')`,
 		`SELECT keysidecar.unwatch('keysidecar.public_keys')`,
 		`SELECT * FROM keysidecar.grant_roles()`,
+		`SELECT keysidecar.allow_unreported('3 s')`,
+		`SELECT keysidecar.forget_instance('i')`,
+		`TRUNCATE keysidecar.instances`,
 		`CREATE TEMP TABLE t (key_id text, owner_id text); CREATE TRIGGER t AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION keysidecar.capture_key()`,
 	}
 	keysWrites := []string{
@@ -47,9 +49,11 @@ func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 		`DELETE FROM keysidecar.owners`,
 	}
 	calls := []string{`SELECT keysidecar.revoke_key('a')`, `SELECT keysidecar.suspend_owner('m_1')`, `SELECT keysidecar.reactivate_owner('m_1')`}
-	registry := []string{register, `DELETE FROM keysidecar.instances`}
+	registry := []string{register, `SELECT keysidecar.sign_off(gen_random_uuid())`}
+	receipts := []string{`SELECT * FROM keysidecar.receipt('a')`, `SELECT * FROM keysidecar.receipt(0)`, `SELECT keysidecar.receipt_seq('a'), keysidecar.receipt_owner_seq('m_1')`}
 	reports := []string{`UPDATE keysidecar.instances SET cursor_seq = 1, cursor_event = gen_random_uuid(), timeline = '00000002', reported_at = now() WHERE instance = 'i'`}
 	relay := []string{`UPDATE keysidecar.relay SET published_seq = greatest(published_seq, 1), published_at = now(), leader = 'me'`, `UPDATE keysidecar.instances SET marked_at = now()`,
+		`DELETE FROM keysidecar.instances`, `UPDATE keysidecar.registry SET size = 3`,
 		`DELETE FROM keysidecar.events WHERE seq < (SELECT max(seq) - 10000 FROM keysidecar.events)`, `DELETE FROM keysidecar.staging`}
 	checks := []string{`SELECT keysidecar.capture_intact()`, `SELECT * FROM keysidecar.capture_problems()`}
 	fence := []string{
@@ -66,17 +70,18 @@ func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 		alsoForbidden []string
 	}{
 		{role: "keysidecar_sidecar",
-			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners", "events", "watched", "instances"), registry[:1], reports, fence, registry[1:], checks},
+			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners", "events", "watched", "instances", "registry"), registry, reports, fence, checks, receipts},
 			mayNot: [][]string{never, keysWrites, calls, relay, reads("staging", "pending", "relay")},
 			alsoForbidden: []string{
+				`INSERT INTO keysidecar.instances (registration, instance, max_staleness_ms, stale_limit_ms, policy, version) VALUES (gen_random_uuid(), 'i', 1, 0, 'fail_closed', 'dev')`,
 				`UPDATE keysidecar.instances SET max_staleness_ms = 1`, `UPDATE keysidecar.instances SET registration = gen_random_uuid()`,
 				`UPDATE keysidecar.instances SET marked_at = NULL`, `DELETE FROM keysidecar.events`}},
 		{role: "keysidecar_relay",
-			may:           [][]string{reads("schema_version", "settings", "events", "watched", "instances", "relay"), relay, registry[1:], checks, listen},
+			may:           [][]string{reads("schema_version", "settings", "events", "watched", "instances", "registry", "relay"), relay, checks, listen},
 			mayNot:        [][]string{never, keysWrites, calls, registry[:1], reports, reads("public_keys", "owners", "pending")},
 			alsoForbidden: []string{`DELETE FROM keysidecar.relay`, `INSERT INTO keysidecar.relay (published_seq) VALUES (1)`}},
 		{role: "keysidecar_app",
-			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners"), calls, keysWrites},
+			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners"), calls, keysWrites, receipts},
 			mayNot: [][]string{never, registry, reports, relay, reads("staging", "pending", "events", "instances", "relay", "watched")}},
 	} {
 		t.Run(c.role, func(t *testing.T) {

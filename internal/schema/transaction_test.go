@@ -8,7 +8,8 @@ import (
 
 // gateHeld reports whether any transaction of s's database holds the gate.
 func gateHeld(s *session) bool {
-	return one[bool](s, `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'keysidecar.gate'::regclass AND mode = 'ExclusiveLock' AND granted)`)
+	return one[bool](s, `SELECT EXISTS (SELECT 1 FROM pg_locks WHERE relation = 'keysidecar.gate'::regclass AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+		AND mode = 'ExclusiveLock' AND granted)`)
 }
 
 func TestRolledBackChangesLeaveNoEvent(t *testing.T) {

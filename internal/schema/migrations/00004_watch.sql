@@ -15,6 +15,8 @@ AS $$
 BEGIN
 	INSERT INTO keysidecar.staging (kind) VALUES ('reset');
 	INSERT INTO keysidecar.pending DEFAULT VALUES ON CONFLICT DO NOTHING;
+	-- It is also what follows the restore of a backup, whose registry is an old one.
+	UPDATE keysidecar.registry SET identity = 'lost/' || gen_random_uuid();
 END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION keysidecar.reset() IS 'Makes every sidecar forget what it has in memory: after a change that no trigger sees.';

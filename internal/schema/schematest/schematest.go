@@ -30,7 +30,25 @@ func NewDatabase(tb testing.TB, pg *testenv.Postgres) string {
 	if err := makeTemplate(pg); err != nil {
 		tb.Fatalf("make the template database: %v", err)
 	}
-	return pg.DSN(pg.NewDatabaseFrom(tb, template))
+	dsn := pg.DSN(pg.NewDatabaseFrom(tb, template))
+	if err := trustRegistry(dsn); err != nil {
+		tb.Fatalf("trust the copy's registry: %v", err)
+	}
+	return dsn
+}
+
+// trustRegistry says of a copy what the relay would say after a wait: its registry
+// is another one than the template's, and complete.
+func trustRegistry(dsn string) (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	_, err = conn.Exec(ctx, "UPDATE keysidecar.registry SET identity = keysidecar.registry_identity()")
+	return err
 }
 
 func makeTemplate(pg *testenv.Postgres) (err error) {

@@ -18,23 +18,24 @@ DECLARE
 	grants CONSTANT jsonb := '{
 		"keysidecar_sidecar": [
 			"USAGE ON SCHEMA keysidecar",
-			"SELECT ON keysidecar.schema_version, keysidecar.settings, keysidecar.public_keys, keysidecar.owners, keysidecar.events, keysidecar.watched, keysidecar.instances",
-			"INSERT (registration, instance, cursor_seq, cursor_event, timeline, max_staleness_ms, stale_limit_ms, policy, version) ON keysidecar.instances",
+			"SELECT ON keysidecar.schema_version, keysidecar.settings, keysidecar.public_keys, keysidecar.owners, keysidecar.events, keysidecar.watched, keysidecar.instances, keysidecar.registry",
 			"UPDATE (cursor_seq, cursor_event, timeline, reported_at) ON keysidecar.instances",
-			"DELETE ON keysidecar.instances",
-			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems()"],
+			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems(), keysidecar.registry_identity()",
+			"EXECUTE ON FUNCTION keysidecar.register(uuid, text, bigint, bigint, text, text, uuid[]), keysidecar.sign_off(uuid)",
+			"EXECUTE ON FUNCTION keysidecar.receipt(bigint), keysidecar.receipt(text), keysidecar.receipt_seq(text), keysidecar.receipt_owner_seq(text)"],
 		"keysidecar_relay": [
 			"USAGE ON SCHEMA keysidecar",
-			"SELECT ON keysidecar.schema_version, keysidecar.settings, keysidecar.events, keysidecar.staging, keysidecar.watched, keysidecar.instances, keysidecar.relay",
+			"SELECT ON keysidecar.schema_version, keysidecar.settings, keysidecar.events, keysidecar.staging, keysidecar.watched, keysidecar.instances, keysidecar.registry, keysidecar.relay",
 			"DELETE ON keysidecar.events, keysidecar.staging, keysidecar.instances",
 			"UPDATE (marked_at) ON keysidecar.instances",
-			"UPDATE ON keysidecar.relay",
-			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems()"],
+			"UPDATE ON keysidecar.relay, keysidecar.registry",
+			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems(), keysidecar.registry_identity()"],
 		"keysidecar_app": [
 			"USAGE ON SCHEMA keysidecar",
 			"SELECT ON keysidecar.schema_version, keysidecar.settings",
 			"SELECT, INSERT, UPDATE, DELETE ON keysidecar.public_keys, keysidecar.owners",
-			"EXECUTE ON FUNCTION keysidecar.revoke_key(text, text), keysidecar.suspend_owner(text), keysidecar.reactivate_owner(text)"]
+			"EXECUTE ON FUNCTION keysidecar.revoke_key(text, text), keysidecar.suspend_owner(text), keysidecar.reactivate_owner(text)",
+			"EXECUTE ON FUNCTION keysidecar.receipt(bigint), keysidecar.receipt(text), keysidecar.receipt_seq(text), keysidecar.receipt_owner_seq(text)"]
 	}';
 BEGIN
 	missing := '{}';

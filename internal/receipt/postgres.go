@@ -1,0 +1,63 @@
+package receipt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Querier is the part of a pgx connection or pool that Read needs.
+type Querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+const receiptSQL = `SELECT r.receipt_seq, r.event_id, r.kind, coalesce(r.key_id, ''), coalesce(r.owner_id, ''), r.actor,
+	r.occurred_at, r.committed_at, r.superseded, r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms
+FROM keysidecar.receipt(%s) AS r WHERE r.receipt_seq IS NOT NULL`
+
+// Read asks the primary about t, in one snapshot. The error is ErrNoEvent if the
+// log has nothing of it.
+func Read(ctx context.Context, db Querier, t Target) (State, error) {
+	var (
+		of  string
+		arg any
+	)
+	switch {
+	case t.HasSeq:
+		of, arg = "$1::bigint", t.Seq
+	case t.KeyID != "":
+		of, arg = "keysidecar.receipt_seq($1::text)", t.KeyID
+	case t.OwnerID != "":
+		of, arg = "keysidecar.receipt_owner_seq($1::text)", t.OwnerID
+	default:
+		return State{}, errors.New("a receipt for nothing: neither key, owner nor seq")
+	}
+	var (
+		s         State
+		committed *time.Time
+		names     []string
+		bounds    []int64
+		wait      int64
+	)
+	err := db.QueryRow(ctx, fmt.Sprintf(receiptSQL, of), arg).Scan(&s.Seq, &s.EventID, &s.Kind, &s.KeyID, &s.OwnerID, &s.Actor,
+		&s.OccurredAt, &committed, &s.Superseded, &s.Acknowledged, &names, &bounds, &wait)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return State{}, ErrNoEvent
+	case err != nil:
+		return State{}, fmt.Errorf("read the registry: %w", err)
+	case len(names) != len(bounds):
+		return State{}, fmt.Errorf("read the registry: %d names and %d bounds", len(names), len(bounds))
+	}
+	if committed != nil {
+		s.CommittedAt = *committed
+	}
+	s.Wait = time.Duration(wait) * time.Millisecond
+	for i := range names {
+		s.Awaited = append(s.Awaited, Awaited{names[i], time.Duration(bounds[i]) * time.Millisecond})
+	}
+	return s, nil
+}

@@ -1,0 +1,107 @@
+package receipt
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Target says which event a receipt is for: the newest that ended a key or changed
+// an owner, or one by its number. One of the three is set.
+type Target struct {
+	KeyID   string
+	OwnerID string
+	// Seq, if HasSeq, is the event's number.
+	Seq    int64
+	HasSeq bool
+}
+
+// State is what one snapshot of the primary shows of an event and the registry.
+type State struct {
+	Seq     int64
+	EventID uuid.UUID
+	// Kind is one of event.Kinds.
+	Kind           string
+	KeyID, OwnerID string
+	Actor          string
+	// OccurredAt is the database's time when the row was changed. CommittedAt is the
+	// time of the commit, and zero unless the server keeps it (track_commit_timestamp).
+	OccurredAt, CommittedAt time.Time
+	// Superseded: the key was issued again, or its revocation undone, since.
+	Superseded bool
+	// Acknowledged names the incarnations that have reported the event.
+	Acknowledged []string
+	// Awaited are those that have not.
+	Awaited []Awaited
+	// Wait must pass in any case: for sidecars that do not register, or for a
+	// registry that may have lost some.
+	Wait time.Duration
+}
+
+// Awaited is a registered sidecar that has not reported an event.
+type Awaited struct {
+	Instance string
+	// Bound is how long after a question it may still answer by what it was told.
+	Bound time.Duration
+}
+
+// Receipt is the answer to a revocation.
+type Receipt struct {
+	State
+	// Complete: no sidecar accepts by the state before the event any more.
+	Complete bool
+	// Elapsed is the time since the waiter first knew the event committed.
+	Elapsed time.Duration
+	// Expired names the awaited incarnations whose bound has passed; Missing those
+	// whose bound has not.
+	Expired, Missing []string
+	// Left is after how much more time the receipt is complete even if nobody
+	// reports.
+	Left time.Duration
+}
+
+// judge says what s means to a waiter who has known the event for elapsed.
+func (s *State) judge(elapsed time.Duration) Receipt {
+	r := Receipt{State: *s, Elapsed: elapsed, Left: max(0, s.Wait-elapsed)}
+	for _, a := range s.Awaited {
+		if elapsed >= a.Bound {
+			r.Expired = append(r.Expired, a.Instance)
+			continue
+		}
+		r.Missing = append(r.Missing, a.Instance)
+		r.Left = max(r.Left, a.Bound-elapsed)
+	}
+	r.Complete = r.Left == 0
+	return r
+}
+
+// next is when something may change even if nobody reports.
+func (s *State) next(elapsed time.Duration) (time.Duration, bool) {
+	var ends []time.Duration
+	if s.Wait > elapsed {
+		ends = append(ends, s.Wait-elapsed)
+	}
+	for _, a := range s.Awaited {
+		if a.Bound > elapsed {
+			ends = append(ends, a.Bound-elapsed)
+		}
+	}
+	if len(ends) == 0 {
+		return 0, false
+	}
+	return slices.MinFunc(ends, cmp.Compare), true
+}
+
+// Errors of a Reader and a Waiter; anything else is "the primary did not answer".
+var (
+	// ErrNoEvent: the log has no such event. Those past relay.retention are deleted.
+	ErrNoEvent = errors.New("the log has no event of this")
+	// ErrLost: the event that the waiter saw is not in the log any more. The database
+	// was rewound, and the change with it.
+	ErrLost = errors.New("the event is gone from the log: the database has lost what was committed, and the change with it; look at the key and change it again")
+	// ErrNoRegistry: the store is not a database, so there is no fleet to ask.
+	ErrNoRegistry = errors.New("the store has no registry of sidecars")
+)

@@ -1,0 +1,105 @@
+package receipt
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keysidecar/keysidecar/internal/clock"
+)
+
+// Reader reads the state of a target from the primary, in one snapshot taken after
+// the call began.
+type Reader interface {
+	Receipt(ctx context.Context, t Target) (State, error)
+}
+
+// Waiter waits for receipts to complete. It may be used by several at once.
+type Waiter struct {
+	Reader Reader
+	Clock  *clock.Clock
+	// Known, if not nil, returns a moment at which this process already knew that
+	// the log holds the event. A process that follows the log need not wait for what
+	// passed before somebody asked.
+	Known func(seq int64, id uuid.UUID) (clock.Instant, bool)
+	// ReadTimeout bounds one read.
+	ReadTimeout time.Duration
+}
+
+// Pauses between reads: short at first, because a healthy fleet needs some tens of
+// milliseconds; later the bound is what is waited for. A read of a large registry
+// costs time, and may take at most a tenth of it.
+const (
+	firstPause   = 4 * time.Millisecond
+	longestPause = 100 * time.Millisecond
+	readShare    = 10
+)
+
+// Wait reads the state of t until the receipt is complete or atMost has passed,
+// and returns the last state either way. The event is fixed by the first read: what
+// happens to the key later does not move it. Reads that fail are repeated within
+// atMost; an error means that the last one failed, except for ErrNoEvent and
+// ErrLost, which are final.
+func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Receipt, error) {
+	begun := w.Clock.Sync()
+	var (
+		saw   clock.Instant
+		id    uuid.UUID
+		fixed bool
+	)
+	for pause := firstPause; ; pause = min(pause*3/2, longestPause) {
+		asked := w.Clock.Sync()
+		s, err := w.read(ctx, t)
+		now := w.Clock.Sync()
+		switch {
+		case errors.Is(err, ErrNoEvent) && fixed:
+			return Receipt{}, ErrLost
+		case errors.Is(err, ErrNoEvent), errors.Is(err, ErrNoRegistry):
+			return Receipt{}, err
+		case err == nil && fixed && s.EventID != id:
+			return Receipt{}, ErrLost
+		case err == nil && !fixed:
+			t, id, fixed = Target{Seq: s.Seq, HasSeq: true}, s.EventID, true
+			saw = w.firstSaw(&s, now)
+		}
+		left := atMost - now.Sub(begun)
+		var r Receipt
+		if err == nil {
+			elapsed := now.Sub(saw)
+			r = s.judge(elapsed)
+			if next, ok := s.next(elapsed); ok {
+				left = min(left, max(next, time.Millisecond))
+			}
+		}
+		if r.Complete || now.Sub(begun) >= atMost {
+			return r, err
+		}
+		wait := min(left, max(pause, readShare*now.Sub(asked)))
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return r, errors.Join(err, ctx.Err())
+		}
+	}
+}
+
+// firstSaw is the earliest moment at which this process is known to have known of
+// the event, which a read has just shown.
+func (w *Waiter) firstSaw(s *State, now clock.Instant) clock.Instant {
+	if w.Known != nil {
+		if at, ok := w.Known(s.Seq, s.EventID); ok && at.Before(now) {
+			return at
+		}
+	}
+	return now
+}
+
+func (w *Waiter) read(ctx context.Context, t Target) (State, error) {
+	ctx, cancel := context.WithTimeout(ctx, w.ReadTimeout)
+	defer cancel()
+	return w.Reader.Receipt(ctx, t)
+}

@@ -1,0 +1,158 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/clock"
+)
+
+// registryKeeper does what needs somebody who can wait: what the registry forgets,
+// it may forget only when nobody can hold an old right any more. Each wait counts
+// on this process's boot clock from after the database showed what is waited for,
+// and what is then written is conditional on that still standing. A relay that
+// leads anew begins every wait anew.
+type registryKeeper struct {
+	marked     map[string]clock.Instant // registration@mark -> when it was first seen marked
+	identity   wait
+	unreported wait
+}
+
+// wait is how long something has been seen unchanged.
+type wait struct {
+	what  string
+	since clock.Instant
+}
+
+// over reports whether what has been seen for at least d.
+func (w *wait) over(what string, now clock.Instant, d time.Duration) bool {
+	if w.what != what {
+		w.what, w.since = what, now
+	}
+	return now.Sub(w.since) >= d
+}
+
+// keepRegistry does the chores of the registry until ctx ends.
+func (r *Relay) keepRegistry(ctx context.Context) {
+	k := &registryKeeper{marked: map[string]clock.Instant{}}
+	for {
+		if err := r.registryOnce(ctx, k); err != nil && ctx.Err() == nil {
+			r.metrics.houseFailures.Inc()
+			r.opts.Logger.Error("keeping the registry failed", zap.Error(err))
+		}
+		if !pause(ctx, r.limits.registry) {
+			return
+		}
+	}
+}
+
+// registryOnce does each chore, also if another fails, on a connection of its own.
+func (r *Relay) registryOnce(ctx context.Context, k *registryKeeper) error {
+	db, err := r.open(ctx, "-registry", r.limits.db)
+	if err != nil {
+		return err
+	}
+	defer db.close()
+	return errors.Join(r.trustRegistry(ctx, db, k), r.markSilent(ctx, db), r.pruneMarked(ctx, db, k))
+}
+
+// trustRegistry counts, and shortens what receipts wait for besides reports.
+func (r *Relay) trustRegistry(ctx context.Context, db *database, k *registryKeeper) error {
+	var (
+		present, stored             string
+		longest, unreported, target int64
+		changes                     int64
+		size                        int
+	)
+	err := db.row(ctx, `SELECT keysidecar.registry_identity(), r.identity,
+			greatest(r.longest_ms, (SELECT max(i.bound_ms) FROM keysidecar.instances i)),
+			r.unreported_ms, coalesce((SELECT s.value::bigint FROM keysidecar.settings s WHERE s.name = 'fleet.unreported_ms'), 0),
+			r.unreported_changes, (SELECT count(*) FROM keysidecar.instances)
+		FROM keysidecar.registry r`, nil, &present, &stored, &longest, &unreported, &target, &changes, &size)
+	if err != nil {
+		return fmt.Errorf("read the registry: %w", err)
+	}
+	now := r.clock.Sync()
+	r.metrics.instances.Set(float64(size))
+	r.metrics.registryComplete.Set(1)
+	if stored != present {
+		r.metrics.registryComplete.Set(0)
+		// Whoever the registry lost has asked before it was lost.
+		if k.identity.over(stored+" "+present, now, millis(longest)) {
+			r.opts.Logger.Info("the registry is complete again", zap.Int("instances", size))
+			err = db.exec(ctx, "UPDATE keysidecar.registry SET identity = keysidecar.registry_identity() WHERE identity = $1 AND keysidecar.registry_identity() = $2", stored, present)
+		}
+	}
+	if unreported > target && k.unreported.over(fmt.Sprint(changes), now, millis(unreported)) {
+		err = errors.Join(err, db.exec(ctx, "UPDATE keysidecar.registry SET unreported_ms = $1 WHERE unreported_changes = $2", target, changes))
+	}
+	return errors.Join(err, db.exec(ctx, "UPDATE keysidecar.registry SET size = $1 WHERE size <> $1", size))
+}
+
+func millis(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
+// markSilent marks sidecars that have not reported for long. That one of them is
+// alive does no harm: it finds the mark, and registers again. So it does not matter
+// that wall clocks are compared here.
+func (r *Relay) markSilent(ctx context.Context, db *database) error {
+	err := db.exec(ctx, `UPDATE keysidecar.instances i SET marked_at = clock_timestamp() FROM (
+			SELECT registration FROM keysidecar.instances
+			WHERE marked_at IS NULL AND reported_at < clock_timestamp() - make_interval(secs => $1)
+			LIMIT 1000 FOR UPDATE SKIP LOCKED) AS silent
+		WHERE i.registration = silent.registration`, r.limits.silent.Seconds())
+	if err != nil {
+		return fmt.Errorf("mark silent sidecars: %w", err)
+	}
+	return nil
+}
+
+// pruneMarked deletes what has been marked for its bound. Every question asked under
+// a marked registration is void, so what it may still answer by was asked before
+// this relay saw the mark.
+func (r *Relay) pruneMarked(ctx context.Context, db *database, k *registryKeeper) error {
+	type row struct {
+		registration, instance string
+		markedAt               time.Time
+		boundMS                int64
+	}
+	rows, err := db.conn.Query(ctx, "SELECT registration::text, instance, marked_at, bound_ms FROM keysidecar.instances WHERE marked_at IS NOT NULL LIMIT 10000")
+	if err != nil {
+		return fmt.Errorf("read marked sidecars: %w", err)
+	}
+	defer rows.Close()
+	var all []row
+	for rows.Next() {
+		var m row
+		if err := rows.Scan(&m.registration, &m.instance, &m.markedAt, &m.boundMS); err != nil {
+			return fmt.Errorf("read marked sidecars: %w", err)
+		}
+		all = append(all, m)
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read marked sidecars: %w", err)
+	}
+	now := r.clock.Sync()
+	seen := make(map[string]clock.Instant, len(all))
+	for _, m := range all {
+		id := fmt.Sprintf("%s@%d", m.registration, m.markedAt.UnixMicro())
+		since, known := k.marked[id]
+		if !known {
+			since = now
+		}
+		if now.Sub(since) < millis(m.boundMS) {
+			seen[id] = since
+			continue
+		}
+		if err := db.exec(ctx, "DELETE FROM keysidecar.instances WHERE registration = $1 AND marked_at = $2", m.registration, m.markedAt); err != nil {
+			return fmt.Errorf("prune a sidecar that is gone: %w", err)
+		}
+		r.metrics.instancesPruned.Inc()
+		r.opts.Logger.Info("a sidecar is gone without signing off", zap.String("instance", m.instance), zap.String("registration", m.registration))
+	}
+	k.marked = seen
+	return nil
+}
