@@ -14,6 +14,7 @@ import (
 	"github.com/keysidecar/keysidecar/internal/admin"
 	"github.com/keysidecar/keysidecar/internal/config"
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/receipt"
 )
 
 // keyStore is where the keys and owners commands work: a database or a key file.
@@ -28,6 +29,7 @@ type keyStore interface {
 	Suspend(ctx context.Context, ownerID string) (already bool, err error)
 	Reactivate(ctx context.Context, ownerID string) (already bool, err error)
 	Owner(ctx context.Context, ownerID string) (admin.Owner, error)
+	receipt.Reader
 	Close(context.Context) error
 }
 

@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keysidecar/keysidecar/internal/config"
+	"github.com/keysidecar/keysidecar/internal/receipt"
 )
 
 func (c *cli) keysRevokeCommand() *cobra.Command {
-	var reason string
+	var (
+		reason string
+		wait   time.Duration
+	)
 	cmd := &cobra.Command{
 		Use:   "revoke KEY_ID",
 		Short: "Revoke a key, in every sidecar",
@@ -21,6 +26,9 @@ func (c *cli) keysRevokeCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
+				if wait > 0 && c.json() {
+					return c.showReceipt(ctx, s, receipt.Target{KeyID: args[0]}, wait) // it names the key, and the event
+				}
 				if c.json() {
 					return c.printJSON(map[string]any{"key_id": args[0], "revoked": true, "already": already})
 				}
@@ -29,10 +37,14 @@ func (c *cli) keysRevokeCommand() *cobra.Command {
 				} else {
 					_, err = fmt.Fprintf(c.out, "%s is revoked\n", args[0])
 				}
-				return err
+				if err != nil || wait == 0 {
+					return err
+				}
+				return c.showReceipt(ctx, s, receipt.Target{KeyID: args[0]}, wait)
 			})
 		},
 	}
+	addWaitFlag(cmd.Flags(), &wait)
 	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	return cmd
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/keysidecar/keysidecar/internal/config"
+	"github.com/keysidecar/keysidecar/internal/receipt"
 )
 
 func (c *cli) ownersCommand() *cobra.Command {
@@ -19,7 +21,8 @@ func (c *cli) ownersCommand() *cobra.Command {
 }
 
 func (c *cli) ownerChangeCommand(use, short, state string, change func(keyStore, context.Context, string) (bool, error)) *cobra.Command {
-	return &cobra.Command{
+	var wait time.Duration
+	cmd := &cobra.Command{
 		Use:   use,
 		Short: short,
 		Args:  cobra.ExactArgs(1),
@@ -29,6 +32,9 @@ func (c *cli) ownerChangeCommand(use, short, state string, change func(keyStore,
 				if err != nil {
 					return err
 				}
+				if wait > 0 && c.json() {
+					return c.showReceipt(ctx, s, receipt.Target{OwnerID: args[0]}, wait)
+				}
 				if c.json() {
 					return c.printJSON(map[string]any{"owner_id": args[0], "state": state, "already": already})
 				}
@@ -36,11 +42,15 @@ func (c *cli) ownerChangeCommand(use, short, state string, change func(keyStore,
 				if already {
 					before = ", and was before"
 				}
-				_, err = fmt.Fprintf(c.out, "%s is %s%s\n", args[0], state, before)
-				return err
+				if _, err = fmt.Fprintf(c.out, "%s is %s%s\n", args[0], state, before); err != nil || wait == 0 {
+					return err
+				}
+				return c.showReceipt(ctx, s, receipt.Target{OwnerID: args[0]}, wait)
 			})
 		},
 	}
+	addWaitFlag(cmd.Flags(), &wait)
+	return cmd
 }
 
 func (c *cli) ownersShowCommand() *cobra.Command {

@@ -26,6 +26,7 @@ const connectTimeout = 10 * time.Second
 // one caller at a time.
 type Postgres struct {
 	conn     *pgx.Conn
+	dsn      string
 	relation string
 	actor    string
 }
@@ -53,7 +54,7 @@ func OpenPostgres(ctx context.Context, dsn, relation, actor string) (*Postgres, 
 	if err := schema.CheckCompatible(ctx, conn); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
-	return &Postgres{conn: conn, relation: relation, actor: actor}, nil
+	return &Postgres{conn: conn, dsn: dsn, relation: relation, actor: actor}, nil
 }
 
 // Close ends the connection.

@@ -7,10 +7,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/keysidecar/keysidecar/internal/clock"
 	"github.com/keysidecar/keysidecar/internal/config"
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/receipt"
 	"github.com/keysidecar/keysidecar/internal/server"
 	"github.com/keysidecar/keysidecar/internal/subscriber"
 )
@@ -73,7 +75,7 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 			return err
 		}
 	}
-	data, err := newData(cfg, b, store, p.log, reg)
+	data, err := newData(cfg, b, store, newReceipts(source, store), p.log, reg)
 	if err != nil {
 		return err
 	}
@@ -139,14 +141,32 @@ func newSubscriber(cfg *config.Config, store *keystore.Store, log *zap.Logger, r
 	})
 }
 
-func newData(cfg *config.Config, b Build, store *keystore.Store, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
+// Limits of what one sidecar asks for receipts.
+const (
+	receiptReads       = 200 // a second
+	receiptReadTimeout = time.Second
+)
+
+// newReceipts returns nil where there is no registry of sidecars.
+func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts {
+	reader, ok := source.(receipt.Reader)
+	if !ok {
+		return nil
+	}
+	return &receipt.Waiter{
+		Reader: reader, Clock: clock.New(), Known: store.Known,
+		ReadTimeout: receiptReadTimeout, Reads: rate.NewLimiter(receiptReads, receiptReads/10),
+	}
+}
+
+func newData(cfg *config.Config, b Build, store *keystore.Store, receipts server.Receipts, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
 	pepper, err := cfg.Pepper()
 	if err != nil {
 		return nil, err
 	}
 	s := &cfg.Listen.Socket
 	return server.NewData(server.DataOptions{
-		Keys:   store,
+		Keys: store, Receipts: receipts,
 		Socket: server.Socket{Path: s.Path, Mode: s.Mode, GID: s.GID, AllowedUIDs: s.AllowedUIDs},
 		TCP:    server.TCP{Address: cfg.Listen.TCP.Address, Token: cfg.TCPToken()},
 		Pepper: pepper, Instance: cfg.Instance, Version: b.Version,

@@ -3,9 +3,11 @@ package receipt
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 
 	"github.com/keysidecar/keysidecar/internal/clock"
 )
@@ -26,6 +28,8 @@ type Waiter struct {
 	Known func(seq int64, id uuid.UUID) (clock.Instant, bool)
 	// ReadTimeout bounds one read.
 	ReadTimeout time.Duration
+	// Reads, if not nil, limits how many reads a second all who wait make together.
+	Reads *rate.Limiter
 }
 
 // Pauses between reads: short at first, because a healthy fleet needs some tens of
@@ -101,5 +105,10 @@ func (w *Waiter) firstSaw(s *State, now clock.Instant) clock.Instant {
 func (w *Waiter) read(ctx context.Context, t Target) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.ReadTimeout)
 	defer cancel()
+	if w.Reads != nil {
+		if err := w.Reads.Wait(ctx); err != nil {
+			return State{}, fmt.Errorf("wait for a turn to read: %w", err)
+		}
+	}
 	return w.Reader.Receipt(ctx, t)
 }

@@ -39,7 +39,9 @@ type TCP struct {
 // DataOptions configure a data plane. Keys, Registerer and at least one of
 // Socket.Path and TCP.Address are required.
 type DataOptions struct {
-	Keys   Keys
+	Keys Keys
+	// Receipts is nil where there is no registry of sidecars.
+	Receipts Receipts
 	Socket Socket
 	TCP    TCP
 	// Pepper keys the hash of presented secrets; see keystore.HashSecret.
@@ -80,6 +82,8 @@ type Data struct {
 	life    context.Context //nolint:containedctx // the life of the server, not of a call
 	endLife context.CancelFunc
 
+	waits chan struct{} // a slot for each request that waits for a receipt
+
 	batches, large sync.Pool // of *batch and *largeBuffer
 }
 
@@ -109,7 +113,7 @@ func NewData(opts DataOptions) (*Data, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: register metrics: %w", err)
 	}
-	d := &Data{opts: opts, keys: opts.Keys, logger: opts.Logger, metrics: m}
+	d := &Data{opts: opts, keys: opts.Keys, logger: opts.Logger, metrics: m, waits: make(chan struct{}, maxWaits)}
 	d.life, d.endLife = context.WithCancel(context.Background())
 	d.tickEvery = min(max(min(opts.ReadTimeout, opts.WriteTimeout)/8, 10*time.Millisecond), time.Second)
 	d.tick.Store(1) // 0 means never

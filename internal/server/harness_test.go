@@ -57,7 +57,7 @@ func start(t testing.TB, change ...func(*DataOptions)) *service {
 	s := &service{t: t, keys: newFakeKeys(t), reg: prometheus.NewRegistry(), logs: logs, contract: contract}
 	s.path = filepath.Join(shortDir(t), "s.sock")
 	opts := DataOptions{
-		Keys: s.keys, Registerer: s.reg, Logger: zap.New(core),
+		Keys: s.keys, Receipts: &fakeReceipts{keys: s.keys}, Registerer: s.reg, Logger: zap.New(core),
 		Socket: Socket{Path: s.path}, TCP: TCP{Address: "127.0.0.1:0"},
 		Instance: "test-1", Version: "1.2.3",
 	}

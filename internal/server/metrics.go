@@ -24,6 +24,9 @@ type metrics struct {
 	connections [numListeners]prometheus.Gauge
 	refused     [numListeners][numRefusals]prometheus.Counter
 	aborted     [numAborts]prometheus.Counter
+
+	receipts    [numReceiptOutcomes]prometheus.Counter
+	receiptTime prometheus.Histogram
 }
 
 // maxStatus is above every status the server answers.
@@ -59,6 +62,20 @@ func (a abort) String() string {
 		return "stopping"
 	}
 	return "slow_reader"
+}
+
+// receiptOutcome is what a request for a receipt came to.
+type receiptOutcome uint8
+
+const (
+	receiptComplete receiptOutcome = iota
+	receiptIncomplete
+	receiptFailed
+	numReceiptOutcomes
+)
+
+func (o receiptOutcome) String() string {
+	return [numReceiptOutcomes]string{"complete", "incomplete", "failed"}[o]
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -106,8 +123,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		Name: "keysidecar_http_connections_aborted_total",
 		Help: "Connections cut while an answer was under way: the client did not read it, or the daemon stopped.",
 	}, []string{"reason"})
+	receipts := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keysidecar_receipts_total",
+		Help: "Receipts asked for, by what was answered; failed ones could not be told.",
+	}, []string{"outcome"})
+	m.receiptTime = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:                            "keysidecar_receipt_seconds",
+		Help:                            "Time from when this sidecar knew of a change to its complete receipt, of receipts answered complete.",
+		Buckets:                         []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	})
 	for _, c := range []prometheus.Collector{
-		m.requests, m.badRequests, m.inFlight, m.panics, durations, verdicts, connections, refused, aborted,
+		receipts, m.receiptTime, m.requests, m.badRequests, m.inFlight, m.panics, durations, verdicts, connections, refused, aborted,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -124,6 +153,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		for r := range m.refused[l] {
 			m.refused[l][r] = refused.WithLabelValues(listenerID(l).String(), refusal(r).String())
 		}
+	}
+	for o := range m.receipts {
+		m.receipts[o] = receipts.WithLabelValues(receiptOutcome(o).String())
 	}
 	for a := range m.aborted {
 		m.aborted[a] = aborted.WithLabelValues(abort(a).String())

@@ -99,6 +99,7 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 		{"GET", "/v1/keys/pk_live_1", ""},
 		{"POST", "/v1/verify", `{"key_id":"pk_live_1"}`},
 		{"POST", "/v1/verify/batch", `{"requests":[{"key_id":"pk_live_1"}]}`},
+		{"GET", "/v1/receipts/pk_revoked?wait=1ms", ""},
 		{"GET", "/v1/status", ""},
 		{"GET", "/openapi.yaml", ""},
 	} {
@@ -165,6 +166,7 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 	s.do("GET", "/v1/keys/pk_none", "")
 	s.do("GET", "/v1/keys/pk_revoked", "")
 	s.do("POST", "/v1/verify", `{"key_id":"pk_revoked"}`)
+	provokeReceipts(s)
 
 	for _, item := range contract.doc.Paths.Map() {
 		for _, op := range item.Operations() {

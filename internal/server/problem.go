@@ -74,6 +74,14 @@ var (
 	errBadCacheControl = &problem{status: 400, code: "bad_cache_control", detail: "Cache-Control does not follow RFC 9111"}
 	errNotCached       = &problem{status: 504, code: "not_cached", detail: "memory has no answer within the bounds asked for, and only-if-cached forbids to ask further"}
 
+	// About receipts.
+	errBadWait            = &problem{status: 400, code: "bad_wait", detail: "wait must be a time with its unit, such as 3s or 500ms, and at most 30s"}
+	errNoEvent            = &problem{status: 404, code: "no_event", detail: "the log has no event of this key; events past their retention are deleted"}
+	errEventLost          = &problem{status: 409, code: "event_lost", detail: "the database has lost the change that was waited for; look at the key and change it again"}
+	errTooManyWaits       = &problem{status: 429, code: "too_many_waits", detail: "as many requests wait for receipts as may"}
+	errNoRegistry         = &problem{status: 501, code: "no_registry", detail: "the keys come from a file: there is no registry of sidecars to ask"}
+	errReceiptUnavailable = &problem{status: 503, code: "unavailable", detail: "the database did not answer, so that the receipt's state cannot be told now"}
+
 	// About the body.
 	errMalformedJSON   = &problem{status: 400, code: "malformed_json", detail: "the body is not one JSON object"}
 	errUnknownMember   = &problem{status: 400, code: "unknown_member", detail: "unknown member"}

@@ -12,6 +12,7 @@ var routes = [...]route{
 	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, handle: (*Data).getKey},
 	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, handle: (*Data).verify},
 	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, handle: (*Data).verifyBatch},
+	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
 	{id: routeStatus, path: "/v1/status", method: http.MethodGet, handle: (*Data).status},
 	{id: routeOpenAPI, path: "/openapi.yaml", method: http.MethodGet, handle: (*Data).openAPI},
 }
@@ -28,6 +29,8 @@ type route struct {
 	path string
 	// rest: path is a prefix, and one segment follows it.
 	rest bool
+	// query: the route takes one, and reads it itself.
+	query bool
 	// method is what the route takes; GET implies HEAD.
 	method string
 	// body is the most bytes the body may have, 0 if there must be none.
@@ -43,6 +46,7 @@ const (
 	routeKey
 	routeVerify
 	routeBatch
+	routeReceipt
 	routeStatus
 	routeOpenAPI
 
@@ -50,7 +54,7 @@ const (
 )
 
 func (r routeID) String() string {
-	return [numRoutes]string{"none", "key", "verify", "verify_batch", "status", "openapi"}[r]
+	return [numRoutes]string{"none", "key", "verify", "verify_batch", "receipt", "status", "openapi"}[r]
 }
 
 // routeOf finds the route of a raw request target; rest is the segment after a
@@ -67,7 +71,7 @@ func routeOf(target []byte) (r *route, rest []byte, err error) {
 		} else if string(path) != r.path {
 			continue
 		}
-		if query {
+		if query && !r.query {
 			return r, nil, errQuery
 		}
 		return r, rest, nil
