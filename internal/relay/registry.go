@@ -22,6 +22,10 @@ type registryKeeper struct {
 	unreported wait
 }
 
+func newRegistryKeeper() *registryKeeper {
+	return &registryKeeper{marked: map[string]clock.Instant{}}
+}
+
 // wait is how long something has been seen unchanged.
 type wait struct {
 	what  string
@@ -38,7 +42,7 @@ func (w *wait) over(what string, now clock.Instant, d time.Duration) bool {
 
 // keepRegistry does the chores of the registry until ctx ends.
 func (r *Relay) keepRegistry(ctx context.Context) {
-	k := &registryKeeper{marked: map[string]clock.Instant{}}
+	k := newRegistryKeeper()
 	for {
 		if err := r.registryOnce(ctx, k); err != nil && ctx.Err() == nil {
 			r.metrics.houseFailures.Inc()
