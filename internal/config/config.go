@@ -159,7 +159,7 @@ type AMQP struct {
 
 // Fleet is this sidecar's part in what the fleet knows about itself.
 type Fleet struct {
-	// Whether this sidecar reports how far it is, which receipts of revocations rest on.
+	// Whether this sidecar registers and reports how far it has read, which receipts rest on. If not, the database must allow its bound (keysidecar.allow_unreported).
 	Report bool `key:"report"`
 }
 

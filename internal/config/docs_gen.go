@@ -41,7 +41,7 @@ var fieldDocs = map[string]string{
 	"amqp.queue_prefix":          "What the name of a sidecar's queue begins with; the instance follows.",
 	"amqp.queue_expires":         "How long the broker keeps the queue of a sidecar that is gone.",
 	"amqp.queue_max_length":      "Messages the broker keeps for a sidecar; the oldest are dropped beyond it, and a fence finds what they said.",
-	"fleet.report":               "Whether this sidecar reports how far it is, which receipts of revocations rest on.",
+	"fleet.report":               "Whether this sidecar registers and reports how far it has read, which receipts rest on. If not, the database must allow its bound (keysidecar.allow_unreported).",
 	"relay.poll_interval":        "How often the relay looks for new events where nothing wakes it.",
 	"relay.batch":                "Events the relay reads and publishes at a time.",
 	"relay.retention":            "Age after which the relay deletes events from the log. The newest 10,000 always stay.",
