@@ -44,6 +44,7 @@ type enrolment struct {
 
 	// The rest belongs to the fence's goroutine.
 	failed     []uuid.UUID // attempts whose outcome was never learned
+	once       bool        // registered before
 	reported   Cursor
 	reportedAt clock.Instant
 	fleet      int
@@ -74,7 +75,7 @@ func (s *Store) enrol(ctx context.Context) error {
 	defer cancel()
 	id := uuid.New()
 	fleet, err := s.source.Register(ctx, Incarnation{
-		Registration: id, Failed: e.failed, Instance: s.opts.Instance, Version: s.opts.Version,
+		Registration: id, Failed: e.failed, Starting: !e.once, Instance: s.opts.Instance, Version: s.opts.Version,
 		MaxStaleness: s.opts.MaxStaleness, StaleLimit: s.opts.StaleLimit,
 	})
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *Store) enrol(ctx context.Context) error {
 		}
 		return err
 	}
-	e.failed, e.fleet, e.reported = nil, fleet, noCursor
+	e.failed, e.fleet, e.reported, e.once = nil, fleet, noCursor, true
 	e.current.Store(&id)
 	s.metrics.registrations.Inc()
 	s.log.Info("registered", zap.Stringer("registration", id), zap.Int("fleet", fleet))

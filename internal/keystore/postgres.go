@@ -349,7 +349,7 @@ func notStandby(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-const registerSQL = `SELECT keysidecar.register($1::uuid, $2::text, $3::bigint, $4::bigint, $5::text, $6::text, $7::text[]::uuid[])`
+const registerSQL = `SELECT keysidecar.register($1::uuid, $2::text, $3::bigint, $4::bigint, $5::text, $6::text, $7::text[]::uuid[], $8::boolean)`
 
 // Register implements Source with a row in keysidecar.instances.
 func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err error) {
@@ -369,7 +369,7 @@ func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err 
 		failed[n] = id.String()
 	}
 	register := func(q receipt.Querier) error {
-		return q.QueryRow(ctx, registerSQL, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed).Scan(&fleet)
+		return q.QueryRow(ctx, registerSQL, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed, i.Starting).Scan(&fleet)
 	}
 	err = register(conn)
 	if readOnly(err) {

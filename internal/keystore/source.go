@@ -65,7 +65,10 @@ type Source interface {
 type Incarnation struct {
 	Registration uuid.UUID
 	// Failed are registrations of this process whose outcome it never learned.
-	Failed   []uuid.UUID
+	Failed []uuid.UUID
+	// Starting: this process was never registered. An entry of the same name is then
+	// taken for one of its own before it was killed, and marked.
+	Starting bool
 	Instance string
 	Version  string
 	// MaxStaleness is L. StaleLimit is 0 under fail_closed.

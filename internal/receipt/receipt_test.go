@@ -297,6 +297,22 @@ func TestUnacknowledgedRevocationHasAReceipt(t *testing.T) {
 	if s = r.read(k); len(s.Awaited) != 1 {
 		t.Fatalf("a failed registration was kept: %+v", s)
 	}
+	// One of the same name that starts marks what it left behind; one that lives does
+	// not.
+	marked := func() (n int) {
+		if err := r.QueryRow(context.Background(), `SELECT count(*) FROM keysidecar.instances WHERE instance = 'late' AND marked_at IS NOT NULL`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	r.register("late", 3000, 0)
+	if marked() != 0 {
+		t.Error("marked by a process that was registered before")
+	}
+	r.do(`SELECT keysidecar.register($1, 'late', 3000, 0, 'fail_closed', 'test', '{}', true)`, uuid.New())
+	if marked() != 2 {
+		t.Errorf("%d marked by a process that starts", marked())
+	}
 	r.do(`SELECT keysidecar.forget_instance('late')`)
 	if s = r.read(k); len(s.Awaited) != 0 {
 		t.Fatalf("%+v", s)

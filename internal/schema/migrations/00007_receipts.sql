@@ -86,9 +86,13 @@ CREATE TRIGGER distrust_registry AFTER TRUNCATE ON keysidecar.instances FOR EACH
 
 -- register is acknowledged, durably, before the first question of the sidecar
 -- that calls it. failed are registrations of the same process whose outcome it
--- never learned, under which it has asked nothing.
+-- never learned, under which it has asked nothing. starting: an entry of the same
+-- name is probably this sidecar's before it was killed, and is marked, so that it is
+-- pruned one bound later instead of minutes. If its process lives, it registers
+-- again, without starting, so that two of one name do not mark each other for ever.
 -- +goose StatementBegin
-CREATE FUNCTION keysidecar.register(registration uuid, instance text, max_staleness_ms bigint, stale_limit_ms bigint, policy text, version text, failed uuid[] DEFAULT '{}')
+CREATE FUNCTION keysidecar.register(registration uuid, instance text, max_staleness_ms bigint, stale_limit_ms bigint, policy text, version text,
+	failed uuid[] DEFAULT '{}', starting boolean DEFAULT false)
 RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -101,6 +105,9 @@ BEGIN
 		PERFORM set_config('synchronous_commit', 'on', true);
 	END IF;
 	DELETE FROM keysidecar.instances i WHERE i.registration = ANY (register.failed);
+	IF register.starting THEN
+		UPDATE keysidecar.instances i SET marked_at = clock_timestamp() WHERE i.instance = register.instance AND i.marked_at IS NULL;
+	END IF;
 	INSERT INTO keysidecar.instances (registration, instance, max_staleness_ms, stale_limit_ms, policy, version)
 		VALUES (register.registration, register.instance, register.max_staleness_ms, register.stale_limit_ms, register.policy, register.version);
 	UPDATE keysidecar.registry r SET longest_ms = bound WHERE r.longest_ms < bound;
@@ -232,7 +239,7 @@ DROP FUNCTION keysidecar.receipt_seq(text);
 DROP FUNCTION keysidecar.receipt(bigint);
 DROP FUNCTION keysidecar.forget_instance(text);
 DROP FUNCTION keysidecar.sign_off(uuid);
-DROP FUNCTION keysidecar.register(uuid, text, bigint, bigint, text, text, uuid[]);
+DROP FUNCTION keysidecar.register(uuid, text, bigint, bigint, text, text, uuid[], boolean);
 DROP TRIGGER distrust_registry ON keysidecar.instances;
 DROP FUNCTION keysidecar.distrust_registry();
 DROP FUNCTION keysidecar.allow_unreported(interval);

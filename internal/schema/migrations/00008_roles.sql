@@ -21,7 +21,7 @@ DECLARE
 			"SELECT ON keysidecar.schema_version, keysidecar.settings, keysidecar.public_keys, keysidecar.owners, keysidecar.events, keysidecar.watched, keysidecar.instances, keysidecar.registry",
 			"UPDATE (cursor_seq, cursor_event, timeline, reported_at) ON keysidecar.instances",
 			"EXECUTE ON FUNCTION keysidecar.capture_intact(), keysidecar.capture_problems(), keysidecar.registry_identity()",
-			"EXECUTE ON FUNCTION keysidecar.register(uuid, text, bigint, bigint, text, text, uuid[]), keysidecar.sign_off(uuid)",
+			"EXECUTE ON FUNCTION keysidecar.register(uuid, text, bigint, bigint, text, text, uuid[], boolean), keysidecar.sign_off(uuid)",
 			"EXECUTE ON FUNCTION keysidecar.receipt(bigint), keysidecar.receipt(text), keysidecar.receipt_seq(text), keysidecar.receipt_owner_seq(text)"],
 		"keysidecar_relay": [
 			"USAGE ON SCHEMA keysidecar",
