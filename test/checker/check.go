@@ -299,14 +299,17 @@ func (j *judge) pair(c *claim, p *pair) {
 		return
 	}
 	kinds := j.times.during(p.process, c.AckedAt, c.AckedAt+j.bound(p.process))
-	j.report.All.pair(c, p)
+	// One that was started after the revocation has nothing to find out.
+	i := j.incarnations[p.process]
+	born := i != nil && i.Began > c.AckedAt
+	j.report.All.pair(c, p, born)
 	if len(kinds) == 0 {
-		j.report.Healthy.pair(c, p)
+		j.report.Healthy.pair(c, p, born)
 	} else {
-		j.report.UnderFault.pair(c, p)
+		j.report.UnderFault.pair(c, p, born)
 	}
 	for _, kind := range kinds {
-		j.byKind[kind].pair(c, p)
+		j.byKind[kind].pair(c, p, born)
 	}
 }
 
@@ -337,9 +340,7 @@ func (j *judge) add(v Violation) {
 func (j *judge) finish() *Report {
 	r := j.report
 	r.Lasted = time.Duration(j.ended - j.began)
-	for _, t := range j.byKind {
-		r.Kinds = append(r.Kinds, t)
-	}
+	r.Kinds = append(r.Kinds, j.byKind...)
 	for _, f := range j.faults {
 		i, _ := slices.BinarySearch(j.times.kinds, f.Kind)
 		r.Kinds[i].Faults++

@@ -408,6 +408,23 @@ func TestTimeToDenyCountsTheFirstRefusal(t *testing.T) {
 	}
 }
 
+// A sidecar that starts long after a revocation refuses at its first answer; that
+// is no time to deny.
+func TestStartingLateCountsAsDenyingLate(t *testing.T) {
+	src := append(clean(), &history.Incarnation{Process: 3, Began: ms(12_000)}, &history.Incarnation{Process: 3, Ended: ms(50_000)}, revoked(3, 12_500), revoked(3, 14_000))
+	r := mustCheck(t, src)
+	if r.Err() != nil {
+		t.Fatal(r.Err(), r.Examples)
+	}
+	if r.All.Pairs != 3 || r.All.Born != 1 || r.All.TimeToDeny.Len() != 2 || r.All.TimeToDeny.Quantile(1) != 19*time.Millisecond {
+		t.Errorf("%d pairs, %d born later, denied after %v", r.All.Pairs, r.All.Born, r.All.TimeToDeny.Quantile(1))
+	}
+	// And what it says is a violation all the same.
+	if r := mustCheck(t, append(src, active(3, 12_600, old(100)))); r.Violations[Resurrection] == 0 {
+		t.Error("a resurrection was missed")
+	}
+}
+
 func TestTimelinesForgetAFault(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 7))
 	for range 200 {

@@ -69,7 +69,7 @@ func collect(src Source) (*facts, error) {
 			}
 			f.meta, f.hasMeta = *r, true
 		case *history.Incarnation:
-			f.incarnations[r.Process] = r
+			f.incarnation(r)
 		case *history.Issue:
 			issued[r.KeyID] = r.AckedAt
 		case *history.Revocation:
@@ -112,6 +112,20 @@ func (f *facts) key(id string) *keyFacts {
 		f.keys[id] = k
 	}
 	return k
+}
+
+// incarnation takes what is said about a process into one record, in whatever
+// order its beginning and its end come.
+func (f *facts) incarnation(r *history.Incarnation) {
+	old := f.incarnations[r.Process]
+	if old == nil {
+		f.incarnations[r.Process] = r
+		return
+	}
+	if r.Name != "" {
+		old.Name = r.Name
+	}
+	old.Began, old.Ended, old.Bound = max(old.Began, r.Began), max(old.Ended, r.Ended), max(old.Bound, r.Bound)
 }
 
 func (f *facts) fault(r *history.Fault) {

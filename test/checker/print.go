@@ -197,10 +197,10 @@ func rate(n, of int64) float64 {
 }
 
 func (r *Report) timeToDeny() table {
-	t := table{title: "Time to deny", head: []string{"", "pairs", "p50", "p90", "p99", "p99.9", "max", "still valid at the last answer"}}
+	t := table{title: "Time to deny", head: []string{"", "pairs", "p50", "p90", "p99", "p99.9", "max", "still valid at the last answer", "started after the revocation"}}
 	for _, x := range r.three() {
 		d := &x.tally.TimeToDeny
-		t.row(x.name, d.Len(), d.Quantile(0.5), d.Quantile(0.9), d.Quantile(0.99), d.Quantile(0.999), d.Quantile(1), x.tally.Open)
+		t.row(x.name, d.Len(), d.Quantile(0.5), d.Quantile(0.9), d.Quantile(0.99), d.Quantile(0.999), d.Quantile(1), x.tally.Open, x.tally.Born)
 	}
 	t.notes = []string{"From the acknowledgement of the commit to the first answer after which none was valid, as callers saw it. " +
 		"A sidecar that stood still, or was cut off from its callers, answers only when it is back; what the bound is about is the next table."}

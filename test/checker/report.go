@@ -58,9 +58,9 @@ type Tally struct {
 	FromCache, FromDatabase, Stale                int64
 	// Pairs of an incarnation and a revocation: the incarnation answered for the key
 	// after the acknowledgement. Past: after the bound, too. Open: the last answer
-	// was "valid".
-	Pairs, Past, Open int64
-	// TimeToDeny of the others: from the acknowledgement until the first answer was
+	// was "valid". Born: the incarnation was started after the acknowledgement.
+	Pairs, Past, Open, Born int64
+	// TimeToDeny of the others, neither open nor born: from the acknowledgement until the first answer was
 	// read after which none was "valid". An incarnation that stood still or was cut
 	// off says so only when it is back.
 	TimeToDeny Durations
@@ -180,14 +180,18 @@ func (t *Tally) request(q *history.Request) {
 	}
 }
 
-func (t *Tally) pair(c *claim, p *pair) {
+func (t *Tally) pair(c *claim, p *pair, born bool) {
 	t.Pairs++
 	if p.past {
 		t.Past++
 	}
 	t.Accepted.add(max(0, p.validSent-c.AckedAt), false)
-	if p.refused == 0 {
+	switch {
+	case p.refused == 0:
 		t.Open++
+		return
+	case born:
+		t.Born++
 		return
 	}
 	t.TimeToDeny.add(max(0, p.refused-c.AckedAt), false)
