@@ -139,7 +139,9 @@ func (w *worker) run(ctx context.Context) {
 		now := history.Now()
 		w.schedule.take(now)
 		it := w.schedule.first()
-		background := w.gap >= 0 && (it == nil || w.next < it.due)
+		// What was revoked and is not refused yet comes before everything else.
+		urgent := it != nil && it.due <= now && !it.denied
+		background := w.gap >= 0 && !urgent && (it == nil || w.next < it.due)
 		due := now + w.schedule.every
 		switch {
 		case background:
