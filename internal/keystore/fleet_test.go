@@ -104,7 +104,30 @@ func TestMarkedSidecarRenewsItsLease(t *testing.T) {
 func TestSignOffComesWhileAnswersAreGiven(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l).warm()
-	b.stop()
+	hold := newStep(t)
+	l.set(func() {
+		l.afterFill = func(string) {
+			hold.stop("")
+			l.set(func() {
+				if l.signedOff > 0 {
+					t.Error("signed off before a read was over whose answer may be given")
+				}
+			})
+		}
+	})
+	b.cold("k0")
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		_, _ = b.store.Lookup(context.Background(), "k0", Bounds{})
+	}()
+	<-hold.reached
+	stopped := make(chan struct{})
+	go func() { defer close(stopped); b.stop() }()
+	<-b.store.life.Done()
+	hold.goOn()
+	<-asked
+	<-stopped
 	if l.signedOff != 1 || len(l.registered) != 0 {
 		t.Fatalf("%d sign-offs, %d left", l.signedOff, len(l.registered))
 	}
@@ -186,9 +209,12 @@ func TestReportOfAnotherHistoryIsStored(t *testing.T) {
 	if p := ask(at, "00000001"); !p.Member || !p.Reported || reported() == nil || *reported() != at.Seq {
 		t.Errorf("%+v, stored %v", p, reported())
 	}
-	w.exec(`UPDATE keysidecar.instances SET marked_at = now()`)
 	w.put(real(1))
 	next := w.last()
+	if p := ask(at, "00000001"); len(p.Events) == 0 || *reported() != at.Seq {
+		t.Errorf("asked from %d, told of %d events, and reported %d", at.Seq, len(p.Events), *reported())
+	}
+	w.exec(`UPDATE keysidecar.instances SET marked_at = now()`)
 	if p := ask(Cursor{next.Seq, next.ID}, "00000001"); p.Member || *reported() != at.Seq {
 		t.Errorf("a marked member: %+v, stored %v", p, *reported())
 	}

@@ -42,8 +42,8 @@ type DataOptions struct {
 	Keys Keys
 	// Receipts is nil where there is no registry of sidecars.
 	Receipts Receipts
-	Socket Socket
-	TCP    TCP
+	Socket   Socket
+	TCP      TCP
 	// Pepper keys the hash of presented secrets; see keystore.HashSecret.
 	Pepper []byte
 	// Instance and Version are told by /v1/status.

@@ -111,6 +111,9 @@ func (m *mutant) try(ctx context.Context, dir string) (time.Duration, error) {
 	}
 	defer func() { _ = os.WriteFile(path, sound, 0o600) }()
 	pkg := "./" + filepath.Dir(m.file)
+	if m.in != "" {
+		pkg = "./" + m.in
+	}
 	build := exec.CommandContext(ctx, "go", "vet", pkg)
 	build.Dir = dir
 	if out, err := build.CombinedOutput(); err != nil {
