@@ -166,6 +166,7 @@ type Status struct {
 	StoreKind string
 	// LastFenceError is a category, empty after success.
 	LastFenceError string
+	Audit          AuditStatus
 }
 
 // MaxPromise returns the longest time for which a revoked key can be accepted

@@ -41,6 +41,7 @@ type File struct {
 	stamp  fileStamp  // of the last good content
 	events []event.Event
 	first  Cursor // the event before events[0]
+	sorted sortedKeys
 }
 
 var _ Source = (*File)(nil)

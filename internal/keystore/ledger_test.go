@@ -44,6 +44,11 @@ type ledger struct {
 	beforeFill, afterFill func(keyID string)
 	beforeFence           func()
 	duringWarm            func(row int)
+
+	// For audits; see audit_ledger_test.go.
+	beforeAudit, afterAudit func()
+	audits                  int
+	audited                 []string
 }
 
 func newLedger(t *testing.T) *ledger {

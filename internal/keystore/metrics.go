@@ -145,6 +145,7 @@ func newMetrics(to prometheus.Registerer, s *Store) (*metrics, error) {
 	m.warmRows = prometheus.NewGauge(prometheus.GaugeOpts{Name: "keysidecar_warm_keys", Help: "Keys loaded by the warm under way, or by the last one."})
 	r.add(m.warmRows)
 	m.gauges(r, s)
+	s.audit.metrics = newAuditMetrics(r, s)
 	return m, r.err
 }
 

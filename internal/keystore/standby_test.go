@@ -2,6 +2,7 @@ package keystore
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -34,6 +35,9 @@ func TestStandbyIsBelieved(t *testing.T) {
 	b.expect("k0", Unavailable)
 	if err := source.Fill(deadline(t), "k0", noCursor, Membership{}, func(Filled) { t.Error("a standby's answer was used") }); err == nil {
 		t.Error("a fill on a standby")
+	}
+	if _, err := source.Audit(deadline(t), AuditQuery{Keys: []string{"k0"}, At: noCursor}); !errors.Is(err, ErrStandby) {
+		t.Errorf("an audit on a standby: %v", err)
 	}
 	if err := standby.Promote(); err != nil {
 		t.Fatal(err)

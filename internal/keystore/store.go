@@ -56,6 +56,8 @@ type Options struct {
 	Report bool
 	// WarmJitter spreads the first warm of a rollout over this long.
 	WarmJitter time.Duration
+	// Audit says how often memory is compared with the source.
+	Audit AuditOptions
 }
 
 func (o *Options) check() error {
@@ -72,6 +74,8 @@ func (o *Options) check() error {
 		return fmt.Errorf("keystore: MaxStaleness must be longer than FenceInterval (%v)", o.FenceInterval)
 	case o.MaxTTL != 0 && o.MaxTTL < 2*time.Second:
 		return errors.New("keystore: MaxTTL must be 0 or at least 2 s")
+	case !o.Audit.ok():
+		return errors.New("keystore: Audit.Interval must not be negative, and needs a Sample of at least 1")
 	case o.StaleLimit != 0 && o.StaleLimit < o.MaxStaleness:
 		return errors.New("keystore: StaleLimit must not be shorter than MaxStaleness")
 	}
@@ -102,6 +106,7 @@ type Store struct {
 	nudged     chan struct{} // a fence would find something
 	fenceError atomic.Pointer[fenceResult]
 	arrivals   *arrivals
+	audit      auditState
 	onBehind   atomic.Pointer[func()]
 	histories  int // endings seen; the fence's goroutine only
 	pageRows   int // of the next fence; the fence's goroutine only
@@ -141,6 +146,7 @@ func New(o Options) (*Store, error) {
 		markBudget:   rate.NewLimiter(rate.Limit(10*o.MissRate), 10*o.MissRate),
 	}
 	s.fenceError.Store(&fenceResult{})
+	s.audit.init(s.clock.Now())
 	s.life, s.stop = context.WithCancel(context.Background())
 	m, err := newMemory(1, historyName("", 0))
 	if err != nil {
@@ -164,6 +170,7 @@ func (s *Store) Run(ctx context.Context) error {
 		s.mem.Load().ended.Store(true)
 		s.mem.Load().lease.Store(nil)
 		s.arrivals.stop()
+		s.audit.stop()
 		for range cap(s.fillSlots) { // so that no look-up begins another fill meanwhile
 			s.fillSlots <- struct{}{}
 		}
@@ -172,6 +179,7 @@ func (s *Store) Run(ctx context.Context) error {
 	}()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.fences(ctx) })
+	g.Go(func() error { return s.audits(ctx) })
 	g.Go(func() error {
 		return s.source.Watch(ctx, func() { s.RequestFence(FenceForSource) })
 	})
@@ -233,6 +241,7 @@ func (s *Store) Status() Status {
 	}
 	st.Entries, st.Marks, st.Negative = m.count()
 	st.LastFenceError = s.fenceError.Load().category
+	st.Audit = s.audit.snapshot(now)
 	return st
 }
 
