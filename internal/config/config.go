@@ -21,6 +21,7 @@ type Config struct {
 	Startup   Startup   `key:"startup"`
 	Cache     Cache     `key:"cache"`
 	Freshness Freshness `key:"freshness"`
+	Audit     Audit     `key:"audit"`
 	AMQP      AMQP      `key:"amqp"`
 	Fleet     Fleet     `key:"fleet"`
 	Relay     Relay     `key:"relay"`
@@ -135,6 +136,14 @@ type Freshness struct {
 	StaleLimit time.Duration `key:"stale_limit"`
 }
 
+// Audit is the sidecar's check of its own memory against the store.
+type Audit struct {
+	// Mean time between two comparisons of a sample of memory with the store; 0: none. Each is one query for each sidecar.
+	Interval time.Duration `key:"interval"`
+	// Keys compared at a time, and keys of the store that are looked for in memory.
+	Sample int `key:"sample"`
+}
+
 // AMQP is the broker that makes revocations fast. No promise rests on it.
 type AMQP struct {
 	// Broker URLs, tried in turn; empty: no broker, fences only. Use either this or amqp.url_file.
@@ -247,6 +256,7 @@ func Default() *Config {
 			MinFenceGap:   100 * time.Millisecond,
 			OnStale:       FailClosed,
 		},
+		Audit: Audit{Interval: 10 * time.Second, Sample: 20},
 		AMQP: AMQP{
 			Exchange:       "keysidecar.events",
 			QueuePrefix:    "keysidecar.q.",

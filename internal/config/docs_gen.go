@@ -32,6 +32,8 @@ var fieldDocs = map[string]string{
 	"freshness.min_fence_gap":    "Shortest time between two fences that messages ask for.",
 	"freshness.on_stale":         "What happens when max_staleness is over and Postgres is silent: fail_closed (503) or serve_stale. Danger: serve_stale makes stale_limit the L of the promise.",
 	"freshness.stale_limit":      "Under serve_stale: the age up to which stale answers are given. At least max_staleness.",
+	"audit.interval":             "Mean time between two comparisons of a sample of memory with the store; 0: none. Each is one query for each sidecar.",
+	"audit.sample":               "Keys compared at a time, and keys of the store that are looked for in memory.",
 	"amqp.url":                   "Broker URLs, tried in turn; empty: no broker, fences only. Use either this or amqp.url_file.",
 	"amqp.url_file":              "File with the broker URLs, by comma or line. Read again at every reconnect, so that a password can be changed while running.",
 	"amqp.ca_file":               "File with the certificate authorities (PEM) that amqps servers are checked against; empty: the system's.",

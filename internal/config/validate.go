@@ -43,6 +43,7 @@ func (c *Config) Validate(role Role) error {
 		v.startup()
 		v.cache()
 		v.freshness()
+		v.audit()
 		v.broker(false)
 	case ForRelay:
 		v.store(role)
@@ -281,6 +282,16 @@ func (v *validator) freshness() {
 			formatDuration(f.MaxStaleness), FailClosed)
 	case f.OnStale == FailClosed && f.StaleLimit != 0:
 		v.fail("freshness.stale_limit", "has no effect with on_stale: %s: leave it out, or use on_stale: %s", FailClosed, ServeStale)
+	}
+}
+
+func (v *validator) audit() {
+	a := &v.config.Audit
+	if a.Interval != 0 {
+		v.within("audit.interval", a.Interval, 100*time.Millisecond, 24*time.Hour)
+	}
+	if a.Sample < 1 || a.Sample > 250 {
+		v.fail("audit.sample", "must be between 1 and 250; audit.interval: 0 switches it off")
 	}
 }
 

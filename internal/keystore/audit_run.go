@@ -85,7 +85,7 @@ var ErrAuditUnavailable = errors.New("memory cannot be compared with the store n
 const (
 	// auditPage is how many keys a whole audit compares in one snapshot: few enough
 	// that a fill which finds the connection taken does not wait long.
-	auditPage = 500
+	auditPage = 250
 	// auditPatience is how long a whole audit tries to get one page.
 	auditPatience = 5 * time.Second
 	auditRetry    = 50 * time.Millisecond
@@ -298,7 +298,9 @@ func (p *sampler) listed(keys []string, wanted int) {
 	}
 }
 
-// keys returns the keys and unknown keys of a shard, in any order.
+// keys returns the keys and unknown keys of a shard, in any order. Look-ups of the
+// shard's keys wait meanwhile: about 0.35 us for each key, 6 ms if memory holds a
+// million. A sampler asks once per round of the shard, an audit of everything once.
 func (sh *shard) keys() []string {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()

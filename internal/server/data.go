@@ -24,6 +24,9 @@ type Keys interface {
 	// is nil, keystore.ErrNotCached or a *keystore.UnavailableError.
 	Lookup(ctx context.Context, keyID string, b keystore.Bounds) (keystore.Answer, error)
 	Status() keystore.Status
+	// Audit compares all of memory with the store. The error is
+	// keystore.ErrAuditRunning, or wraps keystore.ErrAuditUnavailable or ctx's.
+	Audit(ctx context.Context) (*keystore.AuditReport, error)
 }
 
 // TCP says where the data plane listens besides its socket.

@@ -44,6 +44,10 @@ type fakeKeys struct {
 	// panics makes Lookup and Status panic.
 	panics any
 	status keystore.Status
+	// auditError is what audits fail with, if not nil; report is what they answer.
+	auditError  error
+	report      keystore.AuditReport
+	auditsEnded int
 	// calls are the look-ups so far.
 	calls []call
 }
@@ -211,6 +215,30 @@ func (f *fakeKeys) Lookup(ctx context.Context, keyID string, b keystore.Bounds) 
 	return a, nil
 }
 
+// Audit answers with the report, or fails as it was told; with hang it lasts until
+// its context ends.
+func (f *fakeKeys) Audit(ctx context.Context) (*keystore.AuditReport, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.panics != nil:
+		panic(f.panics)
+	case f.auditError != nil:
+		return nil, f.auditError
+	case f.reason != "":
+		return nil, fmt.Errorf("%w: %s", keystore.ErrAuditUnavailable, f.reason)
+	case f.hang:
+		f.entered <- struct{}{}
+		f.mu.Unlock()
+		<-ctx.Done()
+		f.mu.Lock()
+		f.auditsEnded++
+		return nil, ctx.Err()
+	}
+	r := f.report
+	return &r, nil
+}
+
 // fixedKeys answers every question with one record, at once: for measuring.
 type fixedKeys struct {
 	answer keystore.Answer
@@ -225,6 +253,10 @@ func newFixedKeys(tb testing.TB) *fixedKeys {
 
 func (f *fixedKeys) Lookup(context.Context, string, keystore.Bounds) (keystore.Answer, error) {
 	return f.answer, nil
+}
+
+func (*fixedKeys) Audit(context.Context) (*keystore.AuditReport, error) {
+	return nil, keystore.ErrAuditUnavailable
 }
 
 func (*fixedKeys) Status() keystore.Status { return keystore.Status{} }

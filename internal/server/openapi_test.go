@@ -100,6 +100,7 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 		{"POST", "/v1/verify", `{"key_id":"pk_live_1"}`},
 		{"POST", "/v1/verify/batch", `{"requests":[{"key_id":"pk_live_1"}]}`},
 		{"GET", "/v1/receipts/pk_revoked?wait=1ms", ""},
+		{"POST", "/v1/audit", ""},
 		{"GET", "/v1/status", ""},
 		{"GET", "/openapi.yaml", ""},
 	} {
@@ -162,6 +163,8 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 			s.keys.set(func(f *fakeKeys) { f.reason = "" })
 		}
 	}
+	s.keys.set(func(f *fakeKeys) { f.auditError = keystore.ErrAuditRunning })
+	s.do("POST", "/v1/audit", "")
 	s.do("GET", "/v1/keys/pk_suspended", "")
 	s.do("GET", "/v1/keys/pk_none", "")
 	s.do("GET", "/v1/keys/pk_revoked", "")

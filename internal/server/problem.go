@@ -57,6 +57,9 @@ var (
 	errInternal         = &problem{status: 500, code: "internal", detail: "a fault of the daemon; its log has the details"}
 	errUnavailableBatch = &problem{status: 503, code: "unavailable", detail: "at least one key's state cannot be told now; partial: true asks for the others' verdicts"}
 
+	errAuditRunning     = &problem{status: 409, code: "audit_running", detail: "an audit is under way; there is one at a time"}
+	errAuditUnavailable = &problem{status: 503, code: "unavailable", detail: "memory cannot be compared with the store now; status says whether it is fresh"}
+
 	// About who asks (TCP listener only).
 	errHost         = &problem{status: 421, code: "host_not_allowed", detail: "the Host must be localhost, 127.0.0.1 or [::1]"}
 	errBrowser      = &problem{status: 403, code: "browser_not_allowed", detail: "requests made by a browser's page are not served"}

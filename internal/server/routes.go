@@ -13,6 +13,7 @@ var routes = [...]route{
 	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, handle: (*Data).verify},
 	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, handle: (*Data).verifyBatch},
 	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
+	{id: routeAudit, path: "/v1/audit", method: http.MethodPost, handle: (*Data).audit},
 	{id: routeStatus, path: "/v1/status", method: http.MethodGet, handle: (*Data).status},
 	{id: routeOpenAPI, path: "/openapi.yaml", method: http.MethodGet, handle: (*Data).openAPI},
 }
@@ -47,6 +48,7 @@ const (
 	routeVerify
 	routeBatch
 	routeReceipt
+	routeAudit
 	routeStatus
 	routeOpenAPI
 
@@ -54,7 +56,7 @@ const (
 )
 
 func (r routeID) String() string {
-	return [numRoutes]string{"none", "key", "verify", "verify_batch", "receipt", "status", "openapi"}[r]
+	return [numRoutes]string{"none", "key", "verify", "verify_batch", "receipt", "audit", "status", "openapi"}[r]
 }
 
 // routeOf finds the route of a raw request target; rest is the segment after a

@@ -38,7 +38,18 @@ type statusBody struct {
 	Negative int `json:"negative"`
 	Capacity int `json:"capacity"`
 
+	Audit auditStatus `json:"audit"`
+
 	Promise promise `json:"promise"`
+}
+
+// auditStatus is what comparing memory with the store found.
+type auditStatus struct {
+	Compared        int64 `json:"compared"`
+	Differences     int64 `json:"differences"`
+	LastDifferences int   `json:"last_differences"`
+	// Age is null before the first audit.
+	Age *int64 `json:"age_ms"`
 }
 
 // promise is the bound the daemon was configured to keep.
@@ -61,6 +72,11 @@ func newStatusBody(instance, version string, s *keystore.Status) statusBody {
 	}
 	if s.LastFenceError != "" {
 		b.LastFenceError = &s.LastFenceError
+	}
+	b.Audit = auditStatus{Compared: s.Audit.Compared, Differences: s.Audit.Differences, LastDifferences: s.Audit.LastDifferences}
+	if s.Audit.Done {
+		age := milliseconds(s.Audit.Age)
+		b.Audit.Age = &age
 	}
 	within := s.MaxPromise()
 	b.Promise = promise{

@@ -245,4 +245,8 @@ func (s stubborn) Lookup(context.Context, string, keystore.Bounds) (keystore.Ans
 	return keystore.Answer{}, &keystore.UnavailableError{Reason: keystore.ReasonStopping}
 }
 
+func (stubborn) Audit(context.Context) (*keystore.AuditReport, error) {
+	return nil, keystore.ErrAuditUnavailable
+}
+
 func (stubborn) Status() keystore.Status { return keystore.Status{} }
