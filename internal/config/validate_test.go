@@ -61,6 +61,8 @@ func TestMistakesNameTheKeyTheValueAndTheMend(t *testing.T) {
 		"limit below staleness":      {0, func(c *Config) { c.Freshness.OnStale, c.Freshness.StaleLimit = ServeStale, time.Second }, "is shorter than freshness.max_staleness (3s)"},
 		"limit without serve_stale":  {0, func(c *Config) { c.Freshness.StaleLimit = time.Hour }, "has no effect with on_stale: fail_closed"},
 		"fences too rare":            {0, func(c *Config) { c.Freshness.FenceInterval = 2 * time.Second }, `freshness.fence_interval: "2s": must be at most half of freshness.max_staleness (3s)`},
+		"audits without end":         {0, func(c *Config) { c.Audit.Interval = time.Millisecond }, `audit.interval: "1ms": must be between 100ms and 24h`},
+		"audits of nothing":          {0, func(c *Config) { c.Audit.Sample = 0 }, `audit.sample: "0": must be between 1 and 250; audit.interval: 0 switches it off`},
 		"gap above the interval":     {0, func(c *Config) { c.Freshness.MinFenceGap = 2 * time.Second }, "must be at most freshness.fence_interval (1s)"},
 		"policy misspelt":            {0, func(c *Config) { c.Freshness.OnStale = "serve-stale" }, "did you mean serve_stale?"},
 		"long socket":                {0, func(c *Config) { c.Listen.Socket.Path = "/" + strings.Repeat("x", 107) }, "is 108 bytes long, and a Unix socket's path can have 107"},

@@ -249,8 +249,8 @@ func (s *Store) judge(m *memory, c *claim, out *comparison) {
 		out.compared++
 		return
 	}
-	// Only what is still claimed is evicted, and counts: anything else has been
-	// looked into already.
+	// A second guard: what memory no longer says has been looked into already, and
+	// neither counts nor needs to be evicted.
 	if still, ok := m.claim(c.keyID, s.clock.Now(), int64(s.opts.MaxTTL)); !ok || still != *c {
 		out.newer++
 		return

@@ -86,7 +86,7 @@ func BenchmarkWholeAudit(b *testing.B) {
 	}
 	var quiet atomic.Bool
 	time.AfterFunc(3*time.Second, func() { quiet.Store(true) })
-	b.ReportMetric(float64(p99(&quiet).Nanoseconds()), "ns-p999-quiet")
+	still := p99(&quiet)
 	for b.Loop() {
 		var done atomic.Bool
 		busy := make(chan time.Duration, 1)
@@ -96,6 +96,7 @@ func BenchmarkWholeAudit(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+		b.ReportMetric(float64(still.Nanoseconds()), "ns-p999-quiet")
 		b.ReportMetric(float64((<-busy).Nanoseconds()), "ns-p999-audit")
 		b.ReportMetric(float64(r.Compared)/r.Duration.Seconds(), "keys/s")
 		if r.Compared != n || r.Listed != n {

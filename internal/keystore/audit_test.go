@@ -351,6 +351,69 @@ func TestRaceIsCalledDrift(t *testing.T) {
 	}
 }
 
+// Something happens to a key and is undone, so that memory says at the end what it
+// said at the beginning, while the answer shows what was in between.
+func TestChangeThatIsUndoneIsCalledDrift(t *testing.T) {
+	for name, tt := range map[string]struct{ do, undo func(l *ledger) event.Event }{
+		"issued and deleted":   {func(l *ledger) event.Event { return l.put(key(9)) }, func(l *ledger) event.Event { return l.delete("k9") }},
+		"revoked and restored": {func(l *ledger) event.Event { return l.revoke("k0") }, func(l *ledger) event.Event { return l.put(key(0)) }},
+		"suspended and not":    {func(l *ledger) event.Event { return l.suspend("m0", true) }, func(l *ledger) event.Event { return l.suspend("m0", false) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := filled(t, 3)
+			b := build(t, l, func(o *Options) { o.FenceInterval, o.MaxStaleness = time.Hour, 3*time.Hour })
+			hear := func() {
+				b.fenced()
+				for _, id := range []string{"k0", "k9"} {
+					_, _ = b.store.Lookup(context.Background(), id, Bounds{})
+				}
+			}
+			b.store.audit.at = func(s auditStep) {
+				switch s {
+				case stepClaims:
+					tt.do(l)
+					hear()
+				case stepAnswer:
+					tt.undo(l)
+					hear()
+				case stepCursor:
+				}
+			}
+			b.warm()
+			got, err := b.store.compare(context.Background(), b.store.mem.Load(), []string{"k0", "k9"}, "", 0)
+			if err != nil || len(got.findings) != 0 || got.newer == 0 {
+				t.Fatalf("%v, %+v", err, got)
+			}
+		})
+	}
+}
+
+// Memory has read a tail of the log that is lost in a failover before the answer:
+// the cursor, read before that, is still known.
+func TestLostTailIsCalledDrift(t *testing.T) {
+	l := filled(t, 3)
+	b := build(t, l, func(o *Options) { o.FenceInterval, o.MaxStaleness = time.Hour, 3*time.Hour })
+	b.store.audit.at = func(s auditStep) {
+		switch s {
+		case stepCursor:
+			l.revoke("k0")
+			b.fenced()
+			b.expect("k0", Revoked)
+		case stepClaims:
+			l.set(func() {
+				l.events, l.timeline = l.events[:len(l.events)-1], "00000002"
+				l.keys["k0"] = key(0)
+			})
+		case stepAnswer:
+		}
+	}
+	b.warm()
+	got, err := b.store.compare(context.Background(), b.store.mem.Load(), []string{"k0"}, "", 0)
+	if !errors.Is(err, errAuditVoid) || len(got.findings) != 0 {
+		t.Fatalf("%v, %+v", err, got)
+	}
+}
+
 // A key is listed, and deleted before memory is looked at.
 func TestKeyDeletedSinceItWasListedIsCalledMissing(t *testing.T) {
 	l := filled(t, 3)

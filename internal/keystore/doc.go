@@ -60,8 +60,9 @@ life at both ends.
 
 # Who runs what
 
-Store.Run owns two goroutines: one that fences and warms, which alone moves
-cursors and grants leases, and one that watches the source. Each fill runs in a
+Store.Run owns three goroutines: one that fences and warms, which alone moves
+cursors and grants leases, one that watches the source, and one that compares
+samples of memory with it (see claim for why lag is not taken for drift). Each fill runs in a
 goroutine of its own, at most max_fills, ended before Run returns.
 */
 package keystore
