@@ -32,8 +32,9 @@ func million(tb *testing.B, n int) *bench {
 		}
 	}
 	exec(`INSERT INTO keysidecar.owners (owner_id) SELECT 'm' || i FROM generate_series(0, 999) i`)
-	exec(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, public_key, scopes, attributes)
-		SELECT 'pk_live_' || md5(i::text), 'm' || i % 1000, 'ed25519', decode(repeat('ab', 44), 'hex'), '{pay,refund}', '{"env":"live"}' FROM generate_series(1, $1) i`, n)
+	// Without their events, which would take most of the time.
+	exec(uncaptured(fmt.Sprintf(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, public_key, scopes, attributes)
+		SELECT 'pk_live_' || md5(i::text), 'm' || i %% 1000, 'ed25519', decode(repeat('ab', 44), 'hex'), '{pay,refund}', '{"env":"live"}' FROM generate_series(1, %d) i`, n)))
 	exec(`VACUUM ANALYZE keysidecar.public_keys`)
 	exec(`VACUUM ANALYZE keysidecar.events`)
 	b := build(tb, p, func(o *Options) { o.Capacity, o.FenceInterval = n+n/10, time.Second }).run()

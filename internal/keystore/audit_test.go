@@ -151,10 +151,14 @@ func (l *ledger) plantSuspended(owner string) { l.set(func() { l.owners[owner] =
 // same transaction, so that no check of capture can notice.
 func (w *pgWorld) uncaptured(sql string) {
 	w.t.Helper()
-	w.exec(`BEGIN; ALTER TABLE keysidecar.public_keys DISABLE TRIGGER USER; ALTER TABLE keysidecar.owners DISABLE TRIGGER USER; ` + sql + `;
+	w.exec(uncaptured(sql))
+}
+
+func uncaptured(sql string) string {
+	return `BEGIN; ALTER TABLE keysidecar.public_keys DISABLE TRIGGER USER; ALTER TABLE keysidecar.owners DISABLE TRIGGER USER; ` + sql + `;
 		DO $$ DECLARE w record; BEGIN FOR w IN SELECT relation, trigger_name FROM keysidecar.watched LOOP
 			EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', w.relation, w.trigger_name);
-		END LOOP; END $$; COMMIT`)
+		END LOOP; END $$; COMMIT`
 }
 
 // quoted writes a literal; the tests' names hold nothing to escape.

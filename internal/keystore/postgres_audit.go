@@ -190,7 +190,7 @@ func (p *AuditPage) readRow(v [][]byte, id string, later bool) error {
 	if !k.Record.IsZero() || k.Unusable || row.check() != nil {
 		k.Unusable = true
 	} else {
-		k.Record, k.OwnerSuspended = row.record(nil), row.OwnerSuspended
+		k.Record, k.OwnerSuspended = Record{packed: string(row.pack(nil, 0))}, row.OwnerSuspended
 	}
 	p.Keys[id] = k
 	return nil
