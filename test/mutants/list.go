@@ -145,7 +145,7 @@ var mutants = []mutant{
 	{
 		"a fence believes a standby", keystore + "postgres.go",
 		"		if standby || timeline == nil {\n			return Page{}, ErrStandby\n		}\n", "		if timeline == nil {\n			timeline = &q.Timeline\n		}\n",
-		"TestStandbyIsBelieved", "",
+		"TestAddressThatMovedToAStandbyIsBelieved", "",
 	},
 	{
 		"a failed read is answered as unknown", keystore + "fill.go",
@@ -184,7 +184,7 @@ var mutants = []mutant{
 	},
 	{
 		"a void fill is answered", keystore + "fill.go",
-		"	if f.err == nil && !member {\n", "	if false {\n",
+		"	if f.err == nil && !member {\n", "	if f.err == nil && !member && s == nil {\n",
 		"TestMarkedSidecarRenewsItsLease|TestSidecarThatDoesNotRegisterIsServedWithoutLeave", "",
 	},
 	{
@@ -260,7 +260,7 @@ var mutants = []mutant{
 	},
 	{
 		"a receipt takes a number for an event", "internal/receipt/waiter.go",
-		"		case err == nil && fixed && s.EventID != id:\n			return Receipt{}, ErrLost\n", "",
+		"		case err == nil && fixed && s.EventID != id:\n", "		case err == nil && fixed && s.EventID != id && w == nil:\n",
 		"TestWaiterFollowsTheKeyInsteadOfTheEvent", "",
 	},
 	{
