@@ -32,6 +32,7 @@ func (e entry) isMark() bool { return e.rec.IsZero() }
 type memory struct {
 	// history names the line of events this memory belongs to.
 	history  string
+	endings  int // of histories, before this one
 	timeline string
 	seed     maphash.Seed
 	shards   [shardCount]shard

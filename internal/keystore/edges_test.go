@@ -292,3 +292,26 @@ func TestResetKeepsTheOldViewsColumns(t *testing.T) {
 	b.cold("k1")
 	b.expect("k1", OwnerSuspended)
 }
+
+// While the next history is being loaded, keys are read from it: such an answer
+// must not say that it belongs to the old one.
+func TestFillNamesAHistoryItWasNotReadFrom(t *testing.T) {
+	l := filled(t, 3)
+	b := build(t, l, func(o *Options) { o.FenceInterval = 2 * time.Second }).warm()
+	old := b.expect("k0", Active).AsOf
+	for name, over := range map[string]func(){
+		"another timeline":    func() { l.timeline += "2" },
+		"a restored old copy": func() { l.events = l.events[:len(l.events)-1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.cold("k1")
+			l.set(over)
+			read := b.expect("k1", Active).AsOf
+			b.fenced()
+			if now := b.expect("k0", Active).AsOf; read.History == old.History || read.History != now.History || read.Seq > now.Seq {
+				t.Errorf("before %+v, read meanwhile %+v, after %+v", old, read, now)
+			}
+			old = b.expect("k0", Active).AsOf
+		})
+	}
+}

@@ -228,7 +228,7 @@ func (f *File) Fill(_ context.Context, keyID string, at Cursor, _ Membership, us
 			clean = false
 		}
 	}
-	got := Filled{Member: true, Clean: clean, Timeline: "file", Time: time.Now()} //nolint:forbidigo // a file's clock is this machine's
+	got := Filled{Member: true, Known: known, Clean: clean, Timeline: "file", Time: time.Now()} //nolint:forbidigo // a file's clock is this machine's
 	if k != nil {
 		got.Row = k.row()
 	}

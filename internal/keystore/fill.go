@@ -36,7 +36,12 @@ type flight struct {
 	rec   Record // zero: the source does not have the key
 	owner ownerState
 	clean bool
-	now   dbClock
+	// history is what the answer belongs to, and seq what it is known to hold: the
+	// memory's own, or, if the source does not know the memory's cursor, those of the
+	// history that follows.
+	history string
+	seq     int64
+	now     dbClock
 }
 
 // maxLingering is how many landed flights are kept at a time, the newest: enough
@@ -99,6 +104,10 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 		member = got.Member
 		f.now = newDBClock(got.Time, f.asked, s.clock.Now())
 		f.clean = got.Clean && got.Timeline == m.timeline
+		f.history, f.seq = m.history, max(f.cursor.Seq, 0)
+		if f.cursor != noCursor && (!got.Known || got.Timeline != m.timeline) {
+			f.history, f.seq = historyName(got.Timeline, m.endings+1), 0
+		}
 		if got.Row != nil {
 			f.rec = Record{packed: string(got.Row.pack(nil, f.asked))}
 			f.owner = stateOf(got.Row.OwnerSuspended)
@@ -190,7 +199,7 @@ func (s *Store) sweep(keep int) {
 
 // await waits for f and turns what it read into an answer, if it may still be
 // used at this moment and within the caller's bounds.
-func (s *Store) await(ctx context.Context, m *memory, f *flight, b Bounds) (Answer, error) {
+func (s *Store) await(ctx context.Context, f *flight, b Bounds) (Answer, error) {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
@@ -207,7 +216,7 @@ func (s *Store) await(ctx context.Context, m *memory, f *flight, b Bounds) (Answ
 	a := Answer{
 		Code:   UnknownKey,
 		Origin: FromDatabase,
-		AsOf:   AsOf{History: m.history, Seq: max(f.cursor.Seq, 0), Age: age},
+		AsOf:   AsOf{History: f.history, Seq: f.seq, Age: age},
 	}
 	if !f.rec.IsZero() {
 		a.Record = f.rec

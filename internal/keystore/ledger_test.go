@@ -278,7 +278,7 @@ func (l *ledger) read(ctx context.Context, keyID string, at Cursor, by Membershi
 			clean = false
 		}
 	}
-	got := Filled{Member: l.member(by), Clean: clean, Timeline: l.timeline, Time: l.now()}
+	got := Filled{Member: l.member(by), Known: known, Clean: clean, Timeline: l.timeline, Time: l.now()}
 	if found {
 		k.OwnerSuspended = l.owners[k.OwnerID]
 		got.Row = k.row()

@@ -112,7 +112,7 @@ func (s *Store) lookupSlow(ctx context.Context, keyID string, b Bounds, arrived 
 		if err != nil {
 			return Answer{}, err
 		}
-		a, err := s.await(ctx, m, reading, b)
+		a, err := s.await(ctx, reading, b)
 		if s.mem.Load() != m && s.clock.Now().Before(deadline) {
 			continue // the memory it was asked under is gone: begin again in the new one
 		}

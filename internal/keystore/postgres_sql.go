@@ -75,8 +75,8 @@ const keyColumns = `k.key_id::text, k.owner_id::text, k.algorithm::text, k.publi
 
 const fillSQL = `
 SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(), %[4]s,
-       EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $2 AND c.event_id = $3)
-       AND NOT EXISTS (SELECT 1 FROM keysidecar.events e WHERE e.seq > $2 AND
+       EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $2 AND c.event_id = $3),
+       NOT EXISTS (SELECT 1 FROM keysidecar.events e WHERE e.seq > $2 AND
            (e.key_id = $1 OR e.kind = 'reset' OR (e.kind = 'owner_changed' AND e.owner_id = k.owner_id::text))),
        ` + keyColumns + `, %[2]s
 FROM (VALUES (1)) one(x) LEFT JOIN %[1]s k ON k.key_id = $1 %[3]s`
@@ -181,18 +181,19 @@ var errShape = fmt.Errorf("%w: the answer has an unexpected shape", ErrSchema)
 // decodeFill reads the binary columns of fillSQL. The values are valid until the
 // next call on the rows.
 func decodeFill(v [][]byte) (Filled, error) {
-	if len(v) != 5+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 || len(v[4]) != 1 {
+	if len(v) != 6+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 || len(v[4]) != 1 || len(v[5]) != 1 {
 		return Filled{}, errShape
 	}
 	if v[0][0] != 0 || v[1] == nil {
 		return Filled{}, ErrStandby
 	}
-	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Member: v[3][0] != 0, Clean: v[4][0] != 0}
-	if v[5] == nil {
+	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Member: v[3][0] != 0, Known: v[4][0] != 0}
+	f.Clean = f.Known && v[5][0] != 0
+	if v[6] == nil {
 		return f, nil
 	}
 	f.Row = &Row{}
-	if err := decodeKey(v[5:], f.Row); err != nil {
+	if err := decodeKey(v[6:], f.Row); err != nil {
 		return Filled{}, err
 	}
 	if err := f.Row.check(); err != nil {

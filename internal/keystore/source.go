@@ -136,8 +136,10 @@ type Head struct {
 // Filled is a fill's answer.
 type Filled struct {
 	// Row is nil for a key the source does not have.
-	Row   *Row
-	Clean bool
+	Row *Row
+	// Known: the log holds the cursor that was asked with. Clean: it does, and has
+	// nothing later about this key.
+	Known, Clean bool
 	// Member: see Page.
 	Member   bool
 	Timeline string

@@ -41,7 +41,7 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 				return errCaptureLost
 			}
 			m.timeline = h.Timeline
-			m.history = historyName(h.Timeline, s.histories)
+			m.history, m.endings = historyName(h.Timeline, s.histories), s.histories
 			at := h.Cursor
 			m.cursor.Store(&at)
 			progress.total = h.Keys

@@ -343,8 +343,22 @@ func TestReceiptIsForAnotherEvent(t *testing.T) {
 		t.Errorf("issued again: %+v", s)
 	}
 	r.do(`SELECT keysidecar.suspend_owner('m')`)
-	if s := r.read(Target{OwnerID: "m"}); s.Kind != "owner_changed" || s.OwnerID != "m" {
-		t.Errorf("owner: %+v", s)
+	suspended := r.read(Target{OwnerID: "m"})
+	if suspended.Kind != "owner_changed" || suspended.OwnerID != "m" || suspended.Superseded {
+		t.Errorf("owner: %+v", suspended)
+	}
+	for _, key := range []string{"k", "l"} { // issued again after its deletion; never changed
+		if s := r.read(Target{KeyID: key}); s.Seq != suspended.Seq {
+			t.Errorf("%s, whose owner was suspended: %+v", key, s)
+		}
+	}
+	r.do(`SELECT keysidecar.revoke_key('k')`)
+	if s := r.read(Target{KeyID: "k"}); s.Kind != "revoked" {
+		t.Errorf("revoked while its owner is suspended: %+v", s)
+	}
+	r.do(`SELECT keysidecar.reactivate_owner('m')`)
+	if s := r.read(Target{KeyID: "l"}); s.Kind != "owner_changed" || !s.Superseded {
+		t.Errorf("owner reactivated: %+v", s)
 	}
 	r.do(`TRUNCATE keysidecar.public_keys`)
 	truncated := r.read(Target{KeyID: "l"})

@@ -183,26 +183,40 @@ BEGIN
 	receipt.awaited_ms := coalesce(receipt.awaited_ms, '{}');
 	receipt.wait_ms := greatest(r.unreported_ms, CASE WHEN r.identity = at THEN 0 ELSE greatest(r.longest_ms, longest) END);
 	receipt.complete := cardinality(receipt.awaited) = 0 AND receipt.wait_ms = 0;
-	receipt.superseded := receipt.kind IN ('revoked', 'deleted') AND EXISTS (
-		SELECT 1 FROM keysidecar.events e WHERE e.key_id = receipt.key_id AND e.seq > receipt.seq AND (e.kind = 'issued' OR e.kind = 'changed'
-			AND EXISTS (SELECT 1 FROM keysidecar.public_keys k WHERE k.key_id = receipt.key_id AND k.revoked_at IS NULL)));
+	receipt.superseded := CASE
+		WHEN receipt.kind = 'owner_changed' THEN EXISTS (SELECT 1 FROM keysidecar.owners o WHERE o.owner_id = receipt.owner_id AND o.suspended_at IS NULL)
+		WHEN receipt.kind IN ('revoked', 'deleted') THEN EXISTS (
+			SELECT 1 FROM keysidecar.events e WHERE e.key_id = receipt.key_id AND e.seq > receipt.seq AND (e.kind = 'issued' OR e.kind = 'changed'
+				AND EXISTS (SELECT 1 FROM keysidecar.public_keys k WHERE k.key_id = receipt.key_id AND k.revoked_at IS NULL)))
+		ELSE false END;
 END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION keysidecar.receipt(bigint) IS 'Which sidecars have read the log up to seq, and which have not. All NULL if the log has no such event.';
 
--- The event that ended a key: its newest revocation or deletion, or the reset after
--- which nothing of it was heard; else its newest event of any kind.
+-- The event that ended a key: its newest revocation or deletion if nothing was heard
+-- of it since; else the newest of that, of a change of its owner, and of a reset; else
+-- its newest event of any kind. A later event is never too early a receipt.
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.receipt_seq(key_id text) RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(greatest(
-			(SELECT max(e.seq) FROM keysidecar.events e WHERE e.key_id = k.id AND e.kind IN ('revoked', 'deleted')),
-			(SELECT min(e.seq) FROM keysidecar.events e WHERE e.kind = 'reset' AND e.seq > (SELECT max(x.seq) FROM keysidecar.events x WHERE x.key_id = k.id))),
-		(SELECT max(e.seq) FROM keysidecar.events e WHERE e.key_id = k.id))
-	FROM (VALUES (receipt_seq.key_id)) AS k (id)
-$$;
+#variable_conflict use_column
+DECLARE
+	newest bigint;
+	ended bigint;
+	owner text;
+BEGIN
+	SELECT e.seq, e.owner_id INTO newest, owner FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id ORDER BY e.seq DESC LIMIT 1;
+	SELECT max(e.seq) INTO ended FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id AND e.kind IN ('revoked', 'deleted');
+	IF newest IS NULL OR ended = newest THEN
+		RETURN ended;
+	END IF;
+	RETURN coalesce(greatest(ended,
+			(SELECT max(e.seq) FROM keysidecar.events e WHERE e.kind = 'owner_changed' AND e.owner_id = owner),
+			(SELECT min(e.seq) FROM keysidecar.events e WHERE e.kind = 'reset' AND e.seq > newest)),
+		newest);
+END $$;
 -- +goose StatementEnd
 CREATE INDEX events_reset ON keysidecar.events (seq) WHERE kind = 'reset';
 
