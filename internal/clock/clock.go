@@ -67,6 +67,7 @@ type Clock struct {
 	cal    atomic.Pointer[calibration]
 	offset atomic.Int64 // tests only: see Advance
 	sleep  atomic.Int64 // tests only: see Suspend
+	wall   atomic.Int64 // tests only: see StepWall
 }
 
 // New returns a calibrated clock. It panics where the kernel has no
@@ -75,6 +76,7 @@ type Clock struct {
 func New() *Clock {
 	c := &Clock{base: time.Now()}
 	c.Sync()
+	c.obeySignals()
 	return c
 }
 
@@ -84,7 +86,7 @@ func (c *Clock) Now() Instant {
 	now := time.Now()
 	mono := int64(now.Sub(c.base))
 	cal := c.cal.Load()
-	if d := now.UnixNano() + c.sleep.Load() - mono - cal.wallMinusMono; d > driftTolerance || d < -driftTolerance {
+	if d := now.UnixNano() + c.sleep.Load() + c.wall.Load() - mono - cal.wallMinusMono; d > driftTolerance || d < -driftTolerance {
 		return c.Sync()
 	}
 	return Instant(mono + cal.bootMinusMono + c.offset.Load())
@@ -130,7 +132,7 @@ func (c *Clock) calibrate() (cal calibration, width int64) {
 	width = int64(time.Since(c.base)) - mono
 	slept := c.sleep.Load()
 	return calibration{
-		wallMinusMono: before.UnixNano() + slept - mono,
+		wallMinusMono: before.UnixNano() + slept + c.wall.Load() - mono,
 		bootMinusMono: ts.Nano() + slept - mono,
 	}, width
 }
@@ -142,3 +144,7 @@ func (c *Clock) Advance(d time.Duration) { c.offset.Add(int64(d)) }
 // Suspend makes the clock behave as after a machine sleep of d: wall and boot
 // time have moved on, the monotonic clock has not. For tests.
 func (c *Clock) Suspend(d time.Duration) { c.sleep.Add(int64(d)) }
+
+// StepWall makes the clock behave as after a step of the wall clock by d, which
+// may be negative: the other two clocks have not moved. For tests.
+func (c *Clock) StepWall(d time.Duration) { c.wall.Add(int64(d)) }

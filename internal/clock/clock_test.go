@@ -40,6 +40,19 @@ func TestSuspendIsNotCounted(t *testing.T) {
 	}
 }
 
+func TestSteppedWallClockMovesReadings(t *testing.T) {
+	c := New()
+	for _, step := range []time.Duration{time.Hour, -2 * time.Hour} {
+		before := kernelBoot(t)
+		c.StepWall(step)
+		for range 3 {
+			if d := c.Now().Sub(before); d < -2*time.Millisecond || d > time.Minute {
+				t.Fatalf("a step of the wall clock by %v moved the clock by %v", step, d)
+			}
+		}
+	}
+}
+
 func TestAdvanceMovesReadingsBothWays(t *testing.T) {
 	c := New()
 	before := c.Now()

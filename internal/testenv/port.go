@@ -43,6 +43,17 @@ func reservePort() (*port, error) {
 	return nil, errors.New("found no free port on 127.0.0.1")
 }
 
+// ReserveAddress returns an address of 127.0.0.1 that is the caller's until it
+// calls release: no other user of this package gets it, and the kernel gives its
+// port to nobody's outgoing connection. A server can be stopped and started there.
+func ReserveAddress() (addr string, release func() error, err error) {
+	p, err := reservePort()
+	if err != nil {
+		return "", nil, err
+	}
+	return p.addr(), p.release, nil
+}
+
 // addr returns 127.0.0.1:port.
 func (p *port) addr() string { return fmt.Sprintf("127.0.0.1:%d", p.number) }
 

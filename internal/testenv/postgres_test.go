@@ -95,6 +95,30 @@ func TestStandbyFollowsAndIsPromoted(t *testing.T) {
 	}
 }
 
+func TestRestoredServerStillHasWhatCameAfterItsBackup(t *testing.T) {
+	t.Parallel()
+	pg := testenv.StartPostgres(t)
+	step := func(name string, f func() error) {
+		t.Helper()
+		if err := f(); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	step("create", func() error { return pg.CreateDatabase("before", "") })
+	if pg.Backup() == nil {
+		t.Fatal("a running server was copied")
+	}
+	for _, f := range []func() error{pg.Stop, pg.Backup, pg.Start, func() error { return pg.CreateDatabase("after", "") }, pg.Kill, pg.Restore, pg.Start} {
+		step("step", f)
+	}
+	if err := ask(t, pg.DSN("before")); err != nil {
+		t.Error(err)
+	}
+	if ask(t, pg.DSN("after")) == nil {
+		t.Error("what came after the backup is there")
+	}
+}
+
 // A test binary can die without a chance to clean up: a panic in a goroutine,
 // a time-out of go test, a SIGKILL.
 func TestServersEndWithTheProcessThatStartedThem(t *testing.T) {

@@ -19,10 +19,12 @@ const (
 // Proxy forwards TCP connections and breaks them in the ways networks do. Its
 // methods may be called concurrently.
 type Proxy struct {
-	target string
-	addr   string
+	port *port
+	addr string
 
 	mu       sync.Mutex
+	target   string
+	tamper   Tamper
 	listener net.Listener // nil while refusing
 	pairs    map[*pair]struct{}
 	thawed   chan struct{} // closed unless frozen
@@ -40,14 +42,23 @@ type pair struct {
 	once           sync.Once
 }
 
-// StartProxy starts a proxy in front of target (host:port), on a free port of
-// 127.0.0.1.
+// Tamper changes what goes through a proxy: it is given each piece of data, may
+// change it in place, and returns what to forward of it. With end the connection
+// ends behind that, in order. It is called by several goroutines.
+type Tamper func(toClient bool, data []byte) (forward []byte, end bool)
+
+// StartProxy starts a proxy in front of target (host:port), on a port of
+// 127.0.0.1 that is its own until Close, also while it refuses.
 func StartProxy(target string) (*Proxy, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	port, err := reservePort()
 	if err != nil {
 		return nil, fmt.Errorf("start a proxy to %s: %w", target, err)
 	}
-	p := &Proxy{target: target, addr: listener.Addr().String(), pairs: map[*pair]struct{}{}, thawed: make(chan struct{})}
+	listener, err := net.Listen("tcp", port.addr())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start a proxy to %s: %w", target, err), port.release())
+	}
+	p := &Proxy{port: port, target: target, addr: port.addr(), pairs: map[*pair]struct{}{}, thawed: make(chan struct{})}
 	close(p.thawed)
 	p.serve(listener)
 	return p, nil
@@ -99,6 +110,20 @@ func (p *Proxy) Delay(d time.Duration) {
 	p.delay = d
 }
 
+// Retarget leads new connections to another address. Existing ones go on.
+func (p *Proxy) Retarget(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+}
+
+// Tamper has f change what is forwarded from now on; nil ends that.
+func (p *Proxy) Tamper(f Tamper) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tamper = f
+}
+
 // Cut resets every connection (RST to both ends).
 func (p *Proxy) Cut() {
 	p.mu.Lock()
@@ -143,7 +168,7 @@ func (p *Proxy) Close() error {
 	}
 	p.mu.Unlock()
 	p.wg.Wait()
-	return err
+	return errors.Join(err, p.port.release())
 }
 
 func (p *Proxy) serve(l net.Listener) {
@@ -191,7 +216,10 @@ func (p *Proxy) connect(c *pair) {
 	if !p.wait(c, 0) {
 		return
 	}
-	server, err := net.Dial("tcp", p.target)
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -202,8 +230,8 @@ func (p *Proxy) connect(c *pair) {
 		return // cut while dialling
 	}
 	var both sync.WaitGroup
-	both.Go(func() { p.forward(c, c.client, server) })
-	both.Go(func() { p.forward(c, server, c.client) })
+	both.Go(func() { p.forward(c, false, c.client, server) })
+	both.Go(func() { p.forward(c, true, server, c.client) })
 	both.Wait()
 }
 
@@ -214,7 +242,7 @@ type chunk struct {
 }
 
 // forward copies from one end to the other, late or not at all as told.
-func (p *Proxy) forward(c *pair, from, to net.Conn) {
+func (p *Proxy) forward(c *pair, toClient bool, from, to net.Conn) {
 	chunks := make(chan chunk, proxyQueue)
 	var reader sync.WaitGroup
 	reader.Go(func() {
@@ -239,8 +267,13 @@ func (p *Proxy) forward(c *pair, from, to net.Conn) {
 		if !p.wait(c, time.Until(ch.due)) {
 			break
 		}
-		if _, err := to.Write(ch.data); err != nil {
+		data, end := p.tampered(toClient, ch.data)
+		if _, err := to.Write(data); err != nil {
 			c.resetUnder(p)
+			break
+		}
+		if end {
+			p.end(c, to, io.EOF)
 			break
 		}
 		if ch.err != nil {
@@ -252,6 +285,16 @@ func (p *Proxy) forward(c *pair, from, to net.Conn) {
 	for range chunks {                   // and what it had in hand
 	}
 	reader.Wait()
+}
+
+func (p *Proxy) tampered(toClient bool, data []byte) (forward []byte, end bool) {
+	p.mu.Lock()
+	f := p.tamper
+	p.mu.Unlock()
+	if f == nil || len(data) == 0 {
+		return data, false
+	}
+	return f(toClient, data)
 }
 
 // end passes on how the sender ended: an orderly end, or a reset.

@@ -142,3 +142,33 @@ func TestProxyHoldsBackTheEndOfAConnectionWhileFrozen(t *testing.T) {
 		t.Fatalf("the end did not arrive: %v", err)
 	}
 }
+
+func TestProxyTampersTruncatesAndIsLedElsewhere(t *testing.T) {
+	p := testenv.NewProxy(t, echo(t))
+	c := dial(t, p.Addr())
+	if err := c.say(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	p.Tamper(func(toClient bool, data []byte) ([]byte, bool) {
+		if toClient {
+			return data[:2], true
+		}
+		return data, false
+	})
+	if _, err := c.Write([]byte("hello\n")); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if got, err := io.ReadAll(c.r); string(got) != "he" || err != nil {
+		t.Fatalf("truncated to %q, %v", got, err)
+	}
+	p.Tamper(nil)
+	p.Retarget("127.0.0.1:1")
+	if err := dial(t, p.Addr()).say(5 * time.Second); err == nil {
+		t.Fatal("a new connection still reaches the old target")
+	}
+	p.Retarget(echo(t))
+	if err := dial(t, p.Addr()).say(5 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+}

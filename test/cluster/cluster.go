@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,13 +34,15 @@ type Cluster struct {
 	dir string
 	mu  sync.Mutex
 	all []*Process
+	// reserved frees the addresses that processes listen on.
+	reserved []func() error
 }
 
 // Build compiles the program of the module in the working directory's tree into
-// dir and returns its path. Race instruments it.
-func Build(ctx context.Context, dir string, race bool) (string, error) {
-	bin := filepath.Join(dir, "keysidecar")
-	args := []string{"build", "-o", bin}
+// dir, with the build tags given, and returns its path. Race instruments it.
+func Build(ctx context.Context, dir string, race bool, tags ...string) (string, error) {
+	bin := filepath.Join(dir, strings.Join(append([]string{"keysidecar"}, tags...), "-"))
+	args := []string{"build", "-o", bin, "-tags", strings.Join(tags, ",")}
 	if race {
 		args = append(args, "-race")
 	}
@@ -103,8 +104,8 @@ func (c *Cluster) Command(ctx context.Context, args ...string) (string, error) {
 	return string(out), err
 }
 
-func (c *Cluster) process(name string, args []string, env ...string) (*Process, error) {
-	p := &Process{Name: name, bin: c.Bin, args: args, env: c.environment(env...), log: filepath.Join(c.dir, name+".log")}
+func (c *Cluster) process(bin, name string, args []string, env ...string) (*Process, error) {
+	p := &Process{Name: name, bin: bin, args: args, env: c.environment(env...), log: filepath.Join(c.dir, name+".log")}
 	c.mu.Lock()
 	c.all = append(c.all, p)
 	c.mu.Unlock()
@@ -113,11 +114,11 @@ func (c *Cluster) process(name string, args []string, env ...string) (*Process, 
 
 // Relay starts a relay. env adds to or overrides its settings ("KEYSIDECAR_...=").
 func (c *Cluster) Relay(name string, env ...string) (*Relay, error) {
-	admin, err := freeAddress()
+	admin, err := c.reserve()
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.process(name, []string{"relay"}, append([]string{
+	p, err := c.process(c.Bin, name, []string{"relay"}, append([]string{
 		"KEYSIDECAR_LISTEN_ADMIN_ADDRESS=" + admin, "KEYSIDECAR_INSTANCE=" + name,
 	}, env...)...)
 	return &Relay{Process: p, Admin: admin}, err
@@ -125,12 +126,17 @@ func (c *Cluster) Relay(name string, env ...string) (*Relay, error) {
 
 // Sidecar starts a sidecar. env adds to or overrides its settings.
 func (c *Cluster) Sidecar(name string, env ...string) (*Sidecar, error) {
-	admin, err := freeAddress()
+	return c.SidecarOf(c.Bin, name, env...)
+}
+
+// SidecarOf starts a sidecar of another build of the program.
+func (c *Cluster) SidecarOf(bin, name string, env ...string) (*Sidecar, error) {
+	admin, err := c.reserve()
 	if err != nil {
 		return nil, err
 	}
 	socket := filepath.Join(c.dir, name+".sock")
-	p, err := c.process(name, []string{"serve"}, append([]string{
+	p, err := c.process(bin, name, []string{"serve"}, append([]string{
 		"KEYSIDECAR_INSTANCE=" + name, "KEYSIDECAR_LISTEN_SOCKET_PATH=" + socket, "KEYSIDECAR_LISTEN_ADMIN_ADDRESS=" + admin,
 	}, env...)...)
 	if err != nil {
@@ -139,13 +145,16 @@ func (c *Cluster) Sidecar(name string, env ...string) (*Sidecar, error) {
 	return &Sidecar{Process: p, Socket: socket, Admin: admin, client: unixClient(socket)}, nil
 }
 
-// freeAddress finds a loopback port that nobody listens on now.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// reserve returns a loopback address that is the cluster's until Close.
+func (c *Cluster) reserve() (string, error) {
+	addr, release, err := testenv.ReserveAddress()
 	if err != nil {
 		return "", err
 	}
-	return l.Addr().String(), l.Close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reserved = append(c.reserved, release)
+	return addr, nil
 }
 
 // Exec runs one statement as the application would, in a transaction of its own,
@@ -181,6 +190,9 @@ func (c *Cluster) Close() error {
 	}
 	if c.SQL != nil {
 		c.SQL.Close()
+	}
+	for _, release := range c.reserved {
+		errs = append(errs, release())
 	}
 	return errors.Join(append(errs, c.Servers.Close(), os.RemoveAll(c.dir))...)
 }
