@@ -1,0 +1,128 @@
+package faults
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+func loadKinds() []Kind {
+	const short, long = time.Second, 8 * time.Second
+	return []Kind{
+		{"flood of made-up keys", OfLoad, func(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
+			part, run := w.some(r), w.name("made-up")
+			return flood(ctx, w, part, func(n int) string { return fmt.Sprintf("%s-%d", run, n) })
+		}, short, long},
+		{"more keys in use than memory holds", OfLoad, func(ctx context.Context, w *World, _ *rand.Rand) (Fault, error) {
+			part := w.having(func(s Spec) bool { return s.Name == "tiny" })
+			return flood(ctx, w, part, func(n int) string { return fmt.Sprintf("thrash_%d", 1+n%thrashKeys) })
+		}, short, long},
+		{"flood of connections", OfLoad, connections, short, long},
+	}
+}
+
+// floodRate bounds the requests a second that a flood makes to a sidecar: more of
+// them would starve the machine that everything runs on, not the sidecar.
+const floodRate = 1000
+
+// flood asks sidecars for keys as fast as allowed. What is answered is nobody's
+// claim; it may not be "valid" for a key that does not exist.
+func flood(ctx context.Context, w *World, part []*Sidecar, key func(n int) string) (Fault, error) {
+	var stops []func() error
+	for _, s := range w.of(part) {
+		n := 0
+		stops = append(stops, repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
+			err := burst(ctx, s.Socket, func(i int) string { return key(n + i) }, floodRate/20)
+			n += floodRate / 20
+			if errors.Is(err, ErrBroken) {
+				return 0, err
+			}
+			return 50 * time.Millisecond, nil // the sidecar may be away: another fault's business
+		}))
+	}
+	return Fault{Affected: part, Mend: func(context.Context) error {
+		var err error
+		for _, stop := range stops {
+			err = errors.Join(err, stop())
+		}
+		return err
+	}}, nil
+}
+
+// burst asks for n keys on one connection, all at once.
+func burst(ctx context.Context, socket string, key func(i int) string, n int) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	answers := bufio.NewReader(conn)
+	for i := range n {
+		if _, err := fmt.Fprintf(conn, "GET /v1/keys/%s HTTP/1.1\r\nHost: keysidecar\r\n\r\n", key(i)); err != nil {
+			return err
+		}
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, resp.Body)
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
+			return err
+		}
+		if resp.StatusCode == http.StatusOK && key(i)[0] == 'm' {
+			return fmt.Errorf("%w: %s accepts the made-up key %s", ErrBroken, socket, key(i))
+		}
+	}
+	return nil
+}
+
+// floodConnections is how many connections a flood holds, per sidecar.
+const floodConnections = 1500
+
+// connections opens connections to sidecars' sockets and says nothing on them.
+func connections(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
+	part := w.some(r)
+	var (
+		mu   sync.Mutex
+		held []net.Conn
+	)
+	var stops []func() error
+	for _, s := range w.of(part) {
+		n := 0
+		stops = append(stops, repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
+			for range 100 {
+				if n >= floodConnections {
+					return time.Second, nil
+				}
+				conn, err := new(net.Dialer).DialContext(ctx, "unix", s.Socket)
+				if err != nil {
+					return 50 * time.Millisecond, nil //nolint:nilerr // it may be away
+				}
+				n++
+				mu.Lock()
+				held = append(held, conn)
+				mu.Unlock()
+			}
+			return 10 * time.Millisecond, nil
+		}))
+	}
+	return Fault{Affected: part, Mend: func(context.Context) error {
+		var err error
+		for _, stop := range stops {
+			err = errors.Join(err, stop())
+		}
+		for _, conn := range held {
+			_ = conn.Close()
+		}
+		return err
+	}}, nil
+}
