@@ -66,7 +66,7 @@ func captureLost(application bool, off, on []string) func(context.Context, *Worl
 		if err := w.Exec(ctx, `INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm) VALUES ('`+id+`', '`+faultOwner+`', 'opaque')`); err != nil {
 			return Fault{}, err
 		}
-		_ = w.poll(ctx, FenceInterval, "a sidecar to know it", func() (bool, error) {
+		_ = w.poll(ctx, w.Promise.FenceInterval, "a sidecar to know it", func() (bool, error) {
 			v, err := w.Sidecars[0].Get(ctx, id)
 			return err == nil && v.Valid, nil
 		})
@@ -116,9 +116,9 @@ func transaction(statements []string) string {
 
 // longest is the longest bound in the fleet.
 func (w *World) longest() time.Duration {
-	bound := MaxStaleness
+	var bound time.Duration
 	for _, s := range w.Sidecars {
-		bound = max(bound, s.Spec.Bound)
+		bound = max(bound, s.Bound())
 	}
 	return bound
 }

@@ -170,7 +170,7 @@ func (w *World) loseCommits(ctx context.Context, issued, revived string, more in
 	if err := w.touch(ctx, more); err != nil {
 		return 0, err
 	}
-	_ = w.poll(ctx, 2*FenceInterval, "a sidecar to see it", func() (bool, error) {
+	_ = w.poll(ctx, 2*w.Promise.FenceInterval, "a sidecar to see it", func() (bool, error) {
 		seen := 0
 		for _, s := range w.Sidecars {
 			ask, cancel := context.WithTimeout(ctx, 50*time.Millisecond)

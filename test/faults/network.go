@@ -69,7 +69,7 @@ func halfOpen(l lines) func(context.Context, *World, *rand.Rand) (Fault, error) 
 func flickering(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 	part := w.some(r)
 	ways := lines{pg: true}.of(w.of(part))
-	off, on := between(r, 100*time.Millisecond, MaxStaleness+time.Second), between(r, time.Millisecond, 300*time.Millisecond)
+	off, on := between(r, 100*time.Millisecond, w.Promise.MaxStaleness+time.Second), between(r, time.Millisecond, 300*time.Millisecond)
 	frozen := false
 	stop := repeatedly(ctx, func(context.Context) (time.Duration, error) {
 		frozen = !frozen

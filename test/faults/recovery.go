@@ -79,11 +79,7 @@ func (s *Sidecar) fresh(ctx context.Context) (bool, error) {
 // later than bound after since: it asks until then and once more.
 func (w *World) never(ctx context.Context, since time.Time, keys ...string) error {
 	for _, s := range w.Sidecars {
-		bound := s.Spec.Bound
-		if bound == 0 {
-			bound = MaxStaleness
-		}
-		if wait := time.Until(since.Add(bound)); wait > 0 {
+		if wait := time.Until(since.Add(s.Bound())); wait > 0 {
 			if err := sleep(ctx, wait); err != nil {
 				return err
 			}

@@ -14,12 +14,17 @@ import (
 	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
-// The promise that the fleet is run with.
-const (
-	MaxStaleness  = 3 * time.Second
-	FenceInterval = time.Second
-	StaleLimit    = 6 * time.Second
-)
+// Promise is what the fleet is configured to keep.
+type Promise struct {
+	// MaxStaleness is L, StaleLimit that of a sidecar that serves stale answers.
+	MaxStaleness, StaleLimit time.Duration
+	FenceInterval            time.Duration
+}
+
+// DefaultPromise is the program's own, with a stale_limit.
+func DefaultPromise() Promise {
+	return Promise{MaxStaleness: 3 * time.Second, StaleLimit: 6 * time.Second, FenceInterval: time.Second}
+}
 
 const (
 	exchange    = "keysidecar.events"
@@ -34,6 +39,7 @@ const (
 
 // World is everything that can be broken.
 type World struct {
+	Promise Promise
 	Cluster *cluster.Cluster
 	MQ      *testenv.RabbitMQ
 	// App is the application's way to the primary.
@@ -75,8 +81,8 @@ type Spec struct {
 	Name string
 	// Instance is its name in the fleet; Name if empty.
 	Instance string
-	// Bound is its own L, 0 for MaxStaleness.
-	Bound time.Duration
+	// Stale: it serves stale answers, and is held to its stale_limit.
+	Stale bool
 	Env   []string
 	// Clock: its clock can be stepped by signals.
 	Clock bool
@@ -92,7 +98,7 @@ func Fleet() []Spec {
 		{Name: "brief", Env: []string{"KEYSIDECAR_AMQP_QUEUE_MAX_LENGTH=16", "KEYSIDECAR_AMQP_QUEUE_EXPIRES=1s"}},
 		{Name: "twin-0", Instance: "twin"},
 		{Name: "twin-1", Instance: "twin"},
-		{Name: "stale", Bound: StaleLimit, Env: []string{"KEYSIDECAR_FRESHNESS_ON_STALE=serve_stale", "KEYSIDECAR_FRESHNESS_STALE_LIMIT=" + StaleLimit.String()}},
+		{Name: "stale", Stale: true},
 		{Name: "clocked", Clock: true},
 	}
 }
@@ -126,7 +132,7 @@ func (s servers) Close() error                      { return s.World.closeServer
 
 // Start starts servers, two relays and the fleet, and waits until all is well.
 // race builds the program with the race detector.
-func Start(ctx context.Context, dir string, race bool, specs []Spec) (*World, error) {
+func Start(ctx context.Context, dir string, race bool, promise Promise, specs []Spec) (*World, error) {
 	bin, err := cluster.Build(ctx, dir, race)
 	if err != nil {
 		return nil, err
@@ -139,7 +145,7 @@ func Start(ctx context.Context, dir string, race bool, specs []Spec) (*World, er
 			}
 		}
 	}
-	w := new(World)
+	w := &World{Promise: promise}
 	if err := w.start(ctx, bin, clocked, specs); err != nil {
 		return nil, errors.Join(err, w.logs(), w.Close())
 	}
@@ -230,14 +236,26 @@ func (w *World) startSidecar(program string, spec Spec) error {
 		return err
 	}
 	env := w.environment(n,
-		"KEYSIDECAR_FRESHNESS_MAX_STALENESS="+MaxStaleness.String(), "KEYSIDECAR_FRESHNESS_FENCE_INTERVAL="+FenceInterval.String(),
+		"KEYSIDECAR_FRESHNESS_MAX_STALENESS="+w.Promise.MaxStaleness.String(),
+		"KEYSIDECAR_FRESHNESS_FENCE_INTERVAL="+w.Promise.FenceInterval.String(),
 		"FAULTCLOCK_STEP=10s")
+	if spec.Stale {
+		env = append(env, "KEYSIDECAR_FRESHNESS_ON_STALE=serve_stale", "KEYSIDECAR_FRESHNESS_STALE_LIMIT="+w.Promise.StaleLimit.String())
+	}
 	if spec.Instance != "" {
 		env = append(env, "KEYSIDECAR_INSTANCE="+spec.Instance)
 	}
 	s, err := w.Cluster.SidecarOf(program, spec.Name, append(env, spec.Env...)...)
 	w.Sidecars = append(w.Sidecars, &Sidecar{Sidecar: s, Node: n, Spec: spec, world: w})
 	return err
+}
+
+// Bound is the L that this sidecar is held to.
+func (s *Sidecar) Bound() time.Duration {
+	if s.Spec.Stale {
+		return s.world.Promise.StaleLimit
+	}
+	return s.world.Promise.MaxStaleness
 }
 
 // Kill ends the process without warning.
