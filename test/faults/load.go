@@ -1,14 +1,13 @@
 package faults
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -56,29 +55,20 @@ func flood(ctx context.Context, w *World, part []*Sidecar, key func(n int) strin
 	}}, nil
 }
 
-// burst asks for n keys on one connection, all at once.
+// burst asks for n keys on one connection.
 func burst(ctx context.Context, socket string, key func(i int) string, n int) error {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+	c, err := newClient(ctx, socket)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }()
-	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	answers := bufio.NewReader(conn)
+	defer c.close()
+	defer context.AfterFunc(ctx, c.close)()
 	for i := range n {
-		if _, err := fmt.Fprintf(conn, "GET /v1/keys/%s HTTP/1.1\r\nHost: keysidecar\r\n\r\n", key(i)); err != nil {
-			return err
-		}
-		resp, err := http.ReadResponse(answers, nil)
+		status, err := c.status(key(i))
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(io.Discard, resp.Body)
-		if err = errors.Join(err, resp.Body.Close()); err != nil {
-			return err
-		}
-		if resp.StatusCode == http.StatusOK && key(i)[0] == 'm' {
+		if status == http.StatusOK && strings.HasPrefix(key(i), "made-up") {
 			return fmt.Errorf("%w: %s accepts the made-up key %s", ErrBroken, socket, key(i))
 		}
 	}

@@ -41,6 +41,9 @@ type Options struct {
 	Receipts float64
 	// Command is how the run was started, for the report.
 	Command string
+	// Before, if set, is called before the load begins; During instead of faults at
+	// random.
+	Before, During func(ctx context.Context, w *World) error
 	// Log is told what happens.
 	Log func(format string, args ...any)
 }
@@ -181,6 +184,11 @@ func (r *runner) processes(part []*Sidecar, since int64) []int {
 
 // run drives load and faults.
 func (r *runner) run(ctx context.Context) error {
+	if r.Before != nil {
+		if err := r.Before(ctx, r.world); err != nil {
+			return err
+		}
+	}
 	watch := new(load.Watch)
 	revoker, receipts, err := r.drivers(watch)
 	if err != nil {
@@ -201,13 +209,16 @@ func (r *runner) run(ctx context.Context) error {
 	drivers.Go(func() { _ = revoker.Run(revoking) })
 
 	begun := time.Now()
-	if err := sleep(ctx, r.scaled(3*time.Second)); err != nil {
-		return err
+	err = sleep(ctx, r.scaled(3*time.Second))
+	switch {
+	case err != nil:
+	case r.During != nil:
+		err = r.During(ctx, r.world)
+	default:
+		err = r.faults(ctx, begun)
 	}
-	for r.left(time.Since(begun)) {
-		if err := r.round(ctx, time.Since(begun)); err != nil {
-			return fmt.Errorf("seed %d, %v into the run: %w", r.Seed, time.Since(begun).Round(time.Millisecond), err)
-		}
+	if err != nil {
+		return fmt.Errorf("seed %d, %v into the run: %w", r.Seed, time.Since(begun).Round(time.Millisecond), err)
 	}
 	stopRevoking()
 	// The last revocations are watched until their bound is over.
@@ -216,6 +227,16 @@ func (r *runner) run(ctx context.Context) error {
 	acknowledged, uncertain := revoker.Counts()
 	r.Log("%d revocations acknowledged, %d uncertain, %d records", acknowledged, uncertain, r.history.Records())
 	return err
+}
+
+// faults breaks things at random.
+func (r *runner) faults(ctx context.Context, begun time.Time) error {
+	for r.left(time.Since(begun)) {
+		if err := r.round(ctx, time.Since(begun)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *runner) drivers(watch *load.Watch) (*load.Revoker, *load.Receipts, error) {
