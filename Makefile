@@ -57,6 +57,14 @@ fuzz: ## Run every fuzz target for FUZZ_TIME (15s) each
 bench: deps ## Benchmarks of look-up, warm, memory, capture and the revocation chain, each beside its peer
 	$(GO) test -run '^$$' -bench . -timeout 30m ./internal/clock ./internal/keystore ./internal/server ./internal/schema ./bench
 
+# The long run. SEED chooses what is drawn; the same seed draws the same faults.
+DURATION ?= 30m
+SEED ?= 1
+
+.PHONY: chaos
+chaos: deps ## Break everything at random for DURATION (30m), judge what sidecars answered, write docs/evidence.md
+	$(GO) run ./test/faults/cmd -duration $(DURATION) -seed $(SEED) -out docs/evidence.md
+
 .PHONY: mutants
 mutants: deps ## Break the protocol's rules one by one and show which test notices
 	$(GO) run ./test/mutants

@@ -42,6 +42,9 @@
 // same incarnation says later, in the same history, that its state was proven
 // after the revocation was acknowledged, then the log that its cursor is in is
 // the one that the revocation was written to.
+// Only memory's answers count for that: their lease was given by a fence that found
+// the cursor in the log. What was read for a request may come from a log in which
+// the cursor that it names is not.
 //
 // # Memory
 //

@@ -29,7 +29,7 @@ func loadKinds() []Kind {
 
 // floodRate bounds the requests a second that a flood makes to a sidecar: more of
 // them would starve the machine that everything runs on, not the sidecar.
-const floodRate = 1000
+const floodRate = 500
 
 // flood asks sidecars for keys as fast as allowed. What is answered is nobody's
 // claim; it may not be "valid" for a key that does not exist.

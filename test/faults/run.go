@@ -34,6 +34,9 @@ type Options struct {
 	// AtOnce is how many faults there are at most at a time; without a Duration
 	// always, if there are still as many that go together.
 	AtOnce int
+	// InARow is how many kinds of a group there are in a round, one after the other
+	// (default 1).
+	InARow int
 	// Rate is the background requests a second for each sidecar, Revocations those
 	// of the whole run.
 	Rate, Revocations float64
@@ -274,8 +277,9 @@ func (r *runner) left(elapsed time.Duration) bool {
 	return len(r.hit) < len(r.Kinds)
 }
 
-// draw takes kinds of different groups from the deck, in which every kind is once.
-func (r *runner) draw() []Kind {
+// draw takes kinds from the deck, in which every kind is once: those of a group one
+// after the other, of different groups at the same time.
+func (r *runner) draw() [][]Kind {
 	if len(r.deck) == 0 {
 		r.deck = slices.Clone(r.Kinds)
 		r.rng.Shuffle(len(r.deck), func(i, j int) { r.deck[i], r.deck[j] = r.deck[j], r.deck[i] })
@@ -284,38 +288,51 @@ func (r *runner) draw() []Kind {
 	if r.Duration > 0 {
 		want = 1 + r.rng.IntN(max(1, r.AtOnce))
 	}
-	var hand []Kind
-	for i := 0; i < len(r.deck) && len(hand) < want; {
-		k := r.deck[i]
-		if slices.ContainsFunc(hand, func(h Kind) bool { return h.Group == k.Group }) {
-			i++
-			continue
+	var lanes [][]Kind
+	r.deck = slices.DeleteFunc(r.deck, func(k Kind) bool {
+		i := slices.IndexFunc(lanes, func(lane []Kind) bool { return lane[0].Group == k.Group })
+		switch {
+		case i < 0 && len(lanes) < want:
+			lanes = append(lanes, []Kind{k})
+		case i >= 0 && len(lanes[i]) < r.InARow:
+			lanes[i] = append(lanes[i], k)
+		default:
+			return false
 		}
-		hand = append(hand, k)
-		r.deck = slices.Delete(r.deck, i, i+1)
-	}
-	return hand
+		return true
+	})
+	return lanes
 }
 
 // round breaks some things at about the same time, mends them, and waits until the
 // world is back.
 func (r *runner) round(ctx context.Context, elapsed time.Duration) error {
-	hand := r.draw()
-	names := make([]string, len(hand))
-	hits := make([]Hit, len(hand))
-	errs := make([]error, len(hand))
+	var names []string
+	var mu sync.Mutex
+	var errs []error
 	var faults sync.WaitGroup
 	begun := time.Now()
-	for i, k := range hand {
-		names[i] = k.Name
-		r.hit[k.Name]++
+	for i, lane := range r.draw() {
 		own := rand.New(rand.NewPCG(r.rng.Uint64(), uint64(i))) //nolint:gosec // a repeatable draw
-		start, lasts := r.scaled(between(own, 0, 2*time.Second)), r.scaled(between(own, k.MinFor, k.MaxFor))
-		faults.Go(func() { hits[i], errs[i] = r.one(ctx, k, own, start, lasts) })
+		for _, k := range lane {
+			names = append(names, k.Name)
+			r.hit[k.Name]++
+		}
+		faults.Go(func() {
+			for _, k := range lane {
+				start, lasts := r.scaled(between(own, 0, 2*time.Second)), r.scaled(between(own, k.MinFor, k.MaxFor))
+				h, err := r.one(ctx, k, own, start, lasts)
+				mu.Lock()
+				r.result.Hits, errs = append(r.result.Hits, h), append(errs, err)
+				mu.Unlock()
+				if err != nil {
+					return
+				}
+			}
+		})
 	}
 	r.Log("%8v  %s", elapsed.Round(time.Millisecond), strings.Join(names, " + "))
 	faults.Wait()
-	r.result.Hits = append(r.result.Hits, hits...)
 	r.result.Faulty += time.Since(begun)
 	if err := errors.Join(errs...); err != nil {
 		return err
