@@ -14,12 +14,12 @@ const lookInterval = 500 * time.Millisecond
 
 func captureKinds() []Kind {
 	const short, long = 500 * time.Millisecond, 5 * time.Second
-	kind := func(name string, application bool, off, on []string) Kind {
-		return Kind{name, OfPostgres, captureLost(application, off, on), short, long}
+	kind := func(name string, off, on []string) Kind {
+		return Kind{name, OfPostgres, captureLost(off, on), short, long}
 	}
 	const table = `ALTER TABLE keysidecar.public_keys `
 	return []Kind{
-		kind("capture trigger dropped", true,
+		kind("capture trigger dropped",
 			[]string{`DROP TRIGGER keysidecar_key_update ON keysidecar.public_keys`},
 			[]string{
 				`CREATE TRIGGER keysidecar_key_update AFTER UPDATE ON keysidecar.public_keys FOR EACH ROW
@@ -28,16 +28,15 @@ func captureKinds() []Kind {
 				EXECUTE FUNCTION keysidecar.capture_key()`,
 				table + `ENABLE ALWAYS TRIGGER keysidecar_key_update`,
 			}),
-		kind("capture trigger disabled", true,
+		kind("capture trigger disabled",
 			[]string{table + `DISABLE TRIGGER keysidecar_key_update`}, []string{table + `ENABLE ALWAYS TRIGGER keysidecar_key_update`}),
-		kind("capture trigger not enabled always", true,
+		kind("capture trigger not enabled always",
 			[]string{table + `ENABLE TRIGGER ALL`},
 			[]string{
 				table + `ENABLE ALWAYS TRIGGER keysidecar_key_row`, table + `ENABLE ALWAYS TRIGGER keysidecar_key_update`,
 				table + `ENABLE ALWAYS TRIGGER keysidecar_key_truncate`,
 			}),
-		// What the application would write to the other table would be lost with it.
-		kind("table of keys swapped by renaming", false,
+		kind("table of keys swapped by renaming",
 			[]string{
 				table + `RENAME TO public_keys_before`,
 				`CREATE TABLE keysidecar.public_keys (LIKE keysidecar.public_keys_before INCLUDING ALL)`,
@@ -47,15 +46,13 @@ func captureKinds() []Kind {
 	}
 }
 
-// captureLost takes capture away. What is changed before a sidecar looks claims
-// nothing, so the application is kept out until every sidecar must have looked;
-// from then on it may go on revoking, for none may answer "valid". What it changes
-// leaves no event; the reset that the operator calls with the mending stands for
-// it.
+// captureLost takes capture away, and keeps the application out meanwhile: what it
+// would change claims nothing. It is mended with the reset that the operator is
+// told to call.
 //
 // The fault's own key is revoked right away, without an event: nobody may accept it
 // a look and a bound later, neither during the fault nor after it.
-func captureLost(application bool, off, on []string) func(context.Context, *World, *rand.Rand) (Fault, error) {
+func captureLost(off, on []string) func(context.Context, *World, *rand.Rand) (Fault, error) {
 	return func(ctx context.Context, w *World, _ *rand.Rand) (_ Fault, err error) {
 		id := w.name("uncaptured")
 		defer func() {
@@ -86,11 +83,6 @@ func captureLost(application bool, off, on []string) func(context.Context, *Worl
 		}
 		if err := w.nobodyAnswers(ctx, id); err != nil {
 			return Fault{}, err
-		}
-		if application {
-			if err := w.open(); err != nil {
-				return Fault{}, err
-			}
 		}
 		return Fault{Began: began, Mend: func(ctx context.Context) error {
 			if err := w.nobodyAnswers(ctx, id); err != nil {

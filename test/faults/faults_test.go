@@ -20,7 +20,7 @@ func TestAnyKindOfFaultBreaksThePromise(t *testing.T) {
 	res, err := Run(ctx, Options{
 		Dir: t.TempDir(), Seed: 3, Short: 0.1, AtOnce: 6, InARow: 3, Kinds: kinds, Fleet: Fleet(),
 		Promise: Promise{MaxStaleness: 1200 * time.Millisecond, StaleLimit: 1800 * time.Millisecond, FenceInterval: 300 * time.Millisecond},
-		Rate:    200, Revocations: 15, Command: "go test ./test/faults",
+		Rate:    200, Revocations: 15, Receipts: 0.5, Command: "go test ./test/faults",
 		Log: func(format string, args ...any) {
 			t.Logf("%7s "+format, append([]any{time.Since(begun).Round(10 * time.Millisecond)}, args...)...)
 		},

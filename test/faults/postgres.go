@@ -29,6 +29,7 @@ func postgresKinds() []Kind {
 		{"Postgres out of connections", OfPostgres, postgresFull, time.Second, long},
 		{"Postgres read-only", OfPostgres, postgresReadOnly, time.Second, long},
 		{"Postgres ends every session", OfPostgres, sessionsEnded, time.Second, long},
+		{"registry of sidecars lost", OfPostgres, registryLost, time.Second, long},
 		{"everything reset, over and over", OfPostgres, everythingReset, time.Second, long},
 	}
 }
@@ -110,6 +111,15 @@ func everythingReset(ctx context.Context, w *World, r *rand.Rand) (Fault, error)
 	pause := between(r, 50*time.Millisecond, 2*time.Second)
 	stop := repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
 		return pause, w.Exec(ctx, `SELECT keysidecar.reset()`)
+	})
+	return Fault{Detail: "every " + pause.String(), Mend: func(context.Context) error { return stop() }}, nil
+}
+
+// registryLost empties the registry: every sidecar has to enter itself again.
+func registryLost(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
+	pause := between(r, 200*time.Millisecond, 3*time.Second)
+	stop := repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
+		return pause, w.Exec(ctx, `TRUNCATE keysidecar.instances`)
 	})
 	return Fault{Detail: "every " + pause.String(), Mend: func(context.Context) error { return stop() }}, nil
 }

@@ -16,6 +16,7 @@ func processKinds() []Kind {
 		{"sidecars stutter", OfProcess, stutter, 2 * time.Second, 12 * time.Second},
 		{"sidecar killed in a loop", OfProcess, killLoop, time.Second, 10 * time.Second},
 		{"sidecar started with everything down", OfProcess, startedAlone, time.Second, 10 * time.Second},
+		{"sidecar pruned from the registry while it stands still", OfProcess, pruned, time.Second, 8 * time.Second},
 		{"one of two sidecars of the same name killed", OfProcess, twinKilled, time.Second, 8 * time.Second},
 	}
 }
@@ -117,6 +118,28 @@ func startedAlone(_ context.Context, w *World, r *rand.Rand) (Fault, error) {
 		}
 		return errors.Join(s.PG.Refuse(false), s.MQ.Refuse(false))
 	}}, errors.Join(err, s.Restart())
+}
+
+// pruned takes a sidecar that stands still out of the registry as the relay does:
+// marked, and deleted its bound later if it is still marked. (The relay itself waits
+// for minutes before it marks.) Nobody waits for it any more when it goes on.
+func pruned(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
+	s := w.one(r)
+	if s.Spec.Instance != "" { // the row of the other process of that name must stay
+		s = w.Sidecars[0]
+	}
+	if err := s.Pause(); err != nil {
+		return Fault{}, err
+	}
+	// Postgres may be away, which is another fault's business: then it is not pruned.
+	rows := ` WHERE instance = '` + s.Name + `'`
+	_ = w.Exec(ctx, `UPDATE keysidecar.instances SET marked_at = clock_timestamp()`+rows)
+	marked := time.Now()
+	return Fault{Affected: []*Sidecar{s}, Mend: func(ctx context.Context) error {
+		err := sleep(ctx, time.Until(marked.Add(s.Bound()+50*time.Millisecond)))
+		_ = w.Exec(ctx, `DELETE FROM keysidecar.instances`+rows+` AND marked_at IS NOT NULL`)
+		return errors.Join(err, s.Resume())
+	}}, nil
 }
 
 // twinKilled kills one of two processes that have the same name in the fleet and

@@ -71,8 +71,8 @@ func Receipts(ctx context.Context, o Options) (section string, err error) {
 	if err := victim.Kill(); err != nil {
 		return b.String(), errors.Join(append(errs, err)...)
 	}
-	// As soon as it is pruned nobody waits for it any more.
-	killed, err := line("a sidecar was killed", others, 1)
+	// It is waited for until the relay prunes it, which takes minutes.
+	killed, err := line("a sidecar was killed", others, 10)
 	errs = append(errs, err, judgeWaited(killed, w.Promise.MaxStaleness))
 	fmt.Fprintf(&b, "\nPromised: healthy p50 at most 50 ms, p99 at most 150 ms; never later than L + %s; while an incarnation is silent, not before L after the revocation was sent.\n", receiptSlack)
 	return b.String(), errors.Join(errs...)

@@ -29,7 +29,7 @@ func Judge(path string) (*checker.Report, error) {
 const excluded = `What the promise assumes was kept, and so is not shown: the address leads to the primary that acknowledges
 (no split brain); an acknowledged commit survives a failover (the failovers that claims are made across have a
 synchronous standby; what the others lose is the faults' own, made while the application was kept out); changes
-are captured (while a trigger is away the application is kept out until every sidecar must have looked); CLOCK_BOOTTIME does
+are captured (while a trigger is away the application is kept out; that every sidecar then refuses is checked with keys of the fault's own); CLOCK_BOOTTIME does
 not run backwards (a sleep of the machine and a stepped wall clock are simulated in one sidecar's clock; the
 machine's own clock is not touched); no hypervisor stops the machine. The crash of a machine is not simulated: Postgres
 runs without fsync, and what is killed is processes. Everything runs on one machine over loopback.

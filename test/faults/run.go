@@ -249,7 +249,9 @@ func (r *runner) drivers(watch *load.Watch) (*load.Revoker, *load.Receipts, erro
 	}
 	var sockets []string
 	for i, s := range r.world.Sidecars {
-		sockets = append(sockets, s.Socket)
+		if !s.Spec.Clock { // a receipt counts time, and this one's leaps
+			sockets = append(sockets, s.Socket)
+		}
 		r.probers[s] = load.NewProber(load.ProberOptions{
 			Socket: s.Socket, Process: r.present[s].Process, History: r.history, Watch: watch, Bound: s.Bound(),
 			Rate: r.Rate, MadeUp: 0.02, Hot: hot, Workers: 4, Seed: r.Seed + uint64(i),
@@ -260,8 +262,14 @@ func (r *runner) drivers(watch *load.Watch) (*load.Revoker, *load.Receipts, erro
 		DSN: r.world.DSN(), History: r.history, Watch: watch, Rate: r.Revocations, Workers: 4, Restore: 0.2, Seed: r.Seed,
 	}
 	if r.Receipts > 0 {
-		receipts = load.NewReceipts(load.ReceiptsOptions{Sockets: sockets, History: r.history, Share: r.Receipts, Workers: 32, Seed: r.Seed})
-		opts.OnRevoked = receipts.Revoked
+		receipts = load.NewReceipts(load.ReceiptsOptions{Sockets: sockets, History: r.history, Share: r.Receipts, Workers: 96, Seed: r.Seed})
+		opts.OnRevoked = func(rev history.Revocation) {
+			// Receipts are asked for by key. An owner's suspension is no event of the key:
+			// its receipt is the owner's, which no route gives.
+			if rev.Way != "suspend" {
+				receipts.Revoked(rev)
+			}
+		}
 	}
 	revoker, err := load.NewRevoker(opts)
 	return revoker, receipts, err
