@@ -30,7 +30,7 @@ func Healthy(ctx context.Context, o Options, revocations int) (section string, e
 	p50, p99 := quantile(last, 0.5), quantile(last, 0.99)
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Healthy: from the commit to the refusal\n\n    %s\n\n", o.Command)
-	for _, line := range w.machine(ctx, "") {
+	for _, line := range w.machine(ctx, "source "+revision(ctx)) {
 		fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 	}
 	fmt.Fprintf(&b, "- %d sidecars, reporting on; %d revocations one at a time\n\n", len(w.Sidecars), len(last))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 
@@ -17,7 +18,7 @@ func (w *World) machine(ctx context.Context, version string) []string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // it cannot fail for a valid address
 	lines := []string{
-		"keysidecar " + strings.ReplaceAll(version, "\n", ", "),
+		version,
 		fmt.Sprintf("%d cores (%s), Linux %s, %s", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(u.Release[:]), runtime.Version()),
 	}
 	var postgres string
@@ -48,4 +49,13 @@ func cpuModel() string {
 		}
 	}
 	return "unknown"
+}
+
+// revision names the commit that the program was built from, as git knows it.
+func revision(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -34,7 +34,7 @@ func Receipts(ctx context.Context, o Options) (section string, err error) {
 	defer func() { err = errors.Join(err, w.Close()) }()
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Receipts\n\n    %s\n\n", o.Command)
-	for _, line := range w.machine(ctx, "") {
+	for _, line := range w.machine(ctx, "source "+revision(ctx)) {
 		fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 	}
 	fmt.Fprintf(&b, "- %d sidecars, L = %s; one revocation at a time, the receipt asked for at another sidecar each time\n\n", len(w.Sidecars), w.Promise.MaxStaleness)

@@ -136,9 +136,10 @@ func (r *runner) meta(ctx context.Context, began int64) {
 	if err != nil {
 		version = err.Error()
 	}
-	r.result.Machine = r.world.machine(ctx, strings.TrimSpace(version))
+	version = strings.Join(strings.Fields(version), " ") + ", source " + revision(ctx)
+	r.result.Machine = r.world.machine(ctx, version)
 	r.history.Add(&history.Meta{
-		Seed: r.Seed, MaxStaleness: r.Promise.MaxStaleness, FenceInterval: r.Promise.FenceInterval, Version: strings.TrimSpace(version),
+		Seed: r.Seed, MaxStaleness: r.Promise.MaxStaleness, FenceInterval: r.Promise.FenceInterval, Version: version,
 		Command: r.Command, Started: time.Now(), Began: began,
 	})
 	for _, s := range r.world.Sidecars {
