@@ -114,7 +114,7 @@ func (w *World) timeOne(ctx context.Context, app *pgx.Conn, clients []*client, k
 	_, err := app.Exec(ctx, `UPDATE keysidecar.public_keys SET revoked_at = now() WHERE key_id = $1`, key)
 	acked := time.Now()
 	askers.Wait()
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(err, errors.Join(errs...)); err != nil {
 		return nil, err
 	}
 	took := make([]time.Duration, len(sent))

@@ -23,7 +23,7 @@ func messageKinds() []Kind {
 		return Kind{name, OfBroker, func(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 			seen := new(sample)
 			seen.read(ctx, w)
-			own := rand.New(rand.NewPCG(r.Uint64(), 1)) //nolint:gosec // a repeatable draw
+			own := rand.New(rand.NewPCG(r.Uint64(), 1))
 			stop := repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
 				seen.read(ctx, w)
 				return 200 * time.Millisecond, w.onChannel(ctx, func(ch *amqp.Channel) error {
@@ -182,7 +182,7 @@ func messagesAltered(ctx context.Context, w *World, r *rand.Rand) (Fault, error)
 	if err := unbind(ctx); err != nil {
 		return Fault{}, err
 	}
-	own := rand.New(rand.NewPCG(r.Uint64(), 2)) //nolint:gosec // a repeatable draw
+	own := rand.New(rand.NewPCG(r.Uint64(), 2))
 	var held []event.Event
 	stop := repeatedly(ctx, func(ctx context.Context) (time.Duration, error) {
 		if err := unbind(ctx); err != nil { // sidecars bind again by themselves

@@ -115,7 +115,7 @@ func latency(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 	part := w.some(r)
 	ways := lines{true, true}.of(w.of(part))
 	most := between(r, 2*time.Millisecond, 400*time.Millisecond)
-	own := rand.New(rand.NewPCG(r.Uint64(), 3)) //nolint:gosec // a repeatable draw
+	own := rand.New(rand.NewPCG(r.Uint64(), 3))
 	stop := repeatedly(ctx, func(context.Context) (time.Duration, error) {
 		for _, p := range ways {
 			p.Delay(between(own, 0, most))

@@ -21,6 +21,9 @@ type timedReceipt struct {
 	acknowledged, expired int
 }
 
+// receiptPause lies between a complete receipt and the next revocation.
+const receiptPause = 500 * time.Millisecond
+
 // receiptSlack is how much later than L a receipt may be complete.
 const receiptSlack = 250 * time.Millisecond
 
@@ -37,7 +40,7 @@ func Receipts(ctx context.Context, o Options) (section string, err error) {
 	for _, line := range w.machine(ctx, "source "+revision(ctx)) {
 		fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 	}
-	fmt.Fprintf(&b, "- %d sidecars, L = %s; one revocation at a time, the receipt asked for at another sidecar each time\n\n", len(w.Sidecars), w.Promise.MaxStaleness)
+	fmt.Fprintf(&b, "- %d sidecars, L = %s; one revocation at a time, %s apart, the receipt asked for at another sidecar each time\n\n", len(w.Sidecars), w.Promise.MaxStaleness, receiptPause)
 	b.WriteString("From the moment when the revocation was acknowledged and the receipt asked for until it was complete.\n\n" +
 		"| | receipts | min | p50 | p99 | max | acknowledged | waited for |\n|---|---|---|---|---|---|---|---|\n")
 	victim := w.Sidecars[len(w.Sidecars)-1]
@@ -126,7 +129,9 @@ func (w *World) timeReceipts(ctx context.Context, ask []*Sidecar, n int) ([]time
 		}
 		r.took, r.asked = time.Since(sent), time.Since(acked)
 		list = append(list, r)
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		// Fences that messages ask for are min_fence_gap apart: what came before must not
+		// be in the way.
+		if err := sleep(ctx, receiptPause); err != nil {
 			return nil, err
 		}
 	}

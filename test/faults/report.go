@@ -151,5 +151,5 @@ func WriteSection(path, name, text string) error {
 	} else {
 		document = strings.TrimRight(document, "\n") + "\n\n" + section
 	}
-	return os.WriteFile(path, []byte(document), 0o644) //nolint:gosec // a document for everybody
+	return os.WriteFile(path, []byte(document), 0o644)
 }

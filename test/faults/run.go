@@ -263,7 +263,13 @@ func (r *runner) drivers(watch *load.Watch) (*load.Revoker, *load.Receipts, erro
 		DSN: r.world.DSN(), History: r.history, Watch: watch, Rate: r.Revocations, Workers: 4, Restore: 0.2, Seed: r.Seed,
 	}
 	if r.Receipts > 0 {
-		receipts = load.NewReceipts(load.ReceiptsOptions{Sockets: sockets, History: r.history, Share: r.Receipts, Workers: 96, Seed: r.Seed})
+		// Under faults each may wait for a bound; without, a few are enough, and do not
+		// add connections for minutes.
+		workers := 96
+		if r.During != nil {
+			workers = 8
+		}
+		receipts = load.NewReceipts(load.ReceiptsOptions{Sockets: sockets, History: r.history, Share: r.Receipts, Workers: workers, Seed: r.Seed})
 		opts.OnRevoked = func(rev history.Revocation) {
 			// Receipts are asked for by key. An owner's suspension is no event of the key:
 			// its receipt is the owner's, which no route gives.

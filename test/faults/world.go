@@ -128,7 +128,7 @@ func (s servers) DSN() string {
 func (s servers) AMQP() string                      { return s.MQ.URL() }
 func (s servers) StopBroker(context.Context) error  { return s.MQ.Stop() }
 func (s servers) StartBroker(context.Context) error { return s.MQ.Start() }
-func (s servers) Close() error                      { return s.World.closeServers() }
+func (s servers) Close() error                      { return s.closeServers() }
 
 // Start starts servers, two relays and the fleet, and waits until all is well.
 // race builds the program with the race detector.
