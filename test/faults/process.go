@@ -50,7 +50,7 @@ func stutter(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 	longest := []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond, 4 * time.Second}[r.IntN(4)]
 	var stops []func() error
 	for _, s := range w.of(part) {
-		own := rand.New(rand.NewPCG(r.Uint64(), 4)) //nolint:gosec // a repeatable draw
+		own := rand.New(rand.NewPCG(r.Uint64(), 4))
 		paused := false
 		stops = append(stops, repeatedly(ctx, func(context.Context) (time.Duration, error) {
 			if paused = !paused; paused {
@@ -72,7 +72,7 @@ func stutter(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 
 func killLoop(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 	s := w.one(r)
-	own := rand.New(rand.NewPCG(r.Uint64(), 5)) //nolint:gosec // a repeatable draw
+	own := rand.New(rand.NewPCG(r.Uint64(), 5))
 	if err := s.Kill(); err != nil {
 		return Fault{}, err
 	}

@@ -90,7 +90,7 @@ type runner struct {
 // the history.
 func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	r := &runner{
-		Options: o, rng: rand.New(rand.NewPCG(o.Seed, 0)), //nolint:gosec // a repeatable draw
+		Options: o, rng: rand.New(rand.NewPCG(o.Seed, 0)),
 		present: map[*Sidecar]*history.Incarnation{}, all: map[*Sidecar][]*history.Incarnation{}, probers: map[*Sidecar]*load.Prober{},
 		hit: map[string]int{},
 	}
@@ -328,7 +328,7 @@ func (r *runner) round(ctx context.Context, elapsed time.Duration) error {
 	var faults sync.WaitGroup
 	begun := time.Now()
 	for i, lane := range r.draw() {
-		own := rand.New(rand.NewPCG(r.rng.Uint64(), uint64(i))) //nolint:gosec // a repeatable draw
+		own := rand.New(rand.NewPCG(r.rng.Uint64(), uint64(i)))
 		for _, k := range lane {
 			names = append(names, k.Name)
 			r.hit[k.Name]++
