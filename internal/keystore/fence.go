@@ -227,7 +227,7 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 		return false, s.void()
 	}
 	s.noteReport(&page, at, asked)
-	s.recent.add(page.Events, answered)
+	s.recent.add(page.Timeline, page.Events, answered)
 	s.metrics.captureIntact(page.CaptureIntact)
 	if err := s.applyPage(m, page.Events); err != nil {
 		s.metrics.fence(fenceReset)

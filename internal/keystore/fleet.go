@@ -166,31 +166,32 @@ type recent struct {
 }
 
 type learned struct {
-	seq int64
-	id  uuid.UUID
-	at  clock.Instant
+	timeline string
+	seq      int64
+	id       uuid.UUID
+	at       clock.Instant
 }
 
 // add notes events that an answer brought which arrived at at.
-func (r *recent) add(events []event.Event, at clock.Instant) {
+func (r *recent) add(timeline string, events []event.Event, at clock.Instant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range events[max(0, len(events)-recentKept):] {
-		r.events[r.next] = learned{e.Seq, e.ID, at}
+		r.events[r.next] = learned{timeline, e.Seq, e.ID, at}
 		r.next = (r.next + 1) % recentKept
 	}
 }
 
-// Known returns a moment at which this process knew that the log holds the event,
-// if it remembers one. The identity is compared, too: after a failover another
-// event may have the number.
-func (s *Store) Known(seq int64, id uuid.UUID) (clock.Instant, bool) {
+// Known returns a moment at which this process knew that the log of this timeline
+// holds the event, if it remembers one. The identity is compared, too: after a
+// failover another event may have the number, and the same one counts anew.
+func (s *Store) Known(timeline string, seq int64, id uuid.UUID) (clock.Instant, bool) {
 	r := &s.recent
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i := range r.events {
-		if r.events[i].seq == seq && r.events[i].id == id {
-			return r.events[i].at, true
+		if l := &r.events[i]; l.seq == seq && l.id == id && l.timeline == timeline {
+			return l.at, true
 		}
 	}
 	return 0, false

@@ -19,7 +19,9 @@
 // asked. An answer that lacks n comes from a question that was put before n was
 // committed, and so before the waiter could see n: it is over one bound later. The
 // waiter counts that on its own boot-time clock, from after it saw n, so that no
-// two clocks need to agree. A sidecar whose row the snapshot lacks has registered
+// two clocks need to agree. After a promotion it counts anew: a re-issue that came
+// after n, that a sidecar has read, and that the promotion has lost, would otherwise
+// be answered by after the receipt (found by test/model). A sidecar whose row the snapshot lacks has registered
 // since, and everything it asks shows n; or it has signed off, which it does when
 // it answers nobody any more; or the relay has pruned it, which it does one bound
 // after marking a row, while the marked row voids every question asked under it.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -36,6 +37,9 @@ type State struct {
 	Acknowledged []string
 	// Awaited are those that have not.
 	Awaited []Awaited
+	// Registry identifies the registry that was read; it begins with the server's
+	// timeline and a slash.
+	Registry string
 	// Wait must pass in any case: for sidecars that do not register, or for a
 	// registry that may have lost some.
 	Wait time.Duration
@@ -61,6 +65,12 @@ type Receipt struct {
 	// Left is after how much more time the receipt is complete even if nobody
 	// reports.
 	Left time.Duration
+}
+
+// timeline is the server's, of the snapshot.
+func (s *State) timeline() string {
+	timeline, _, _ := strings.Cut(s.Registry, "/")
+	return timeline
 }
 
 // judge says what s means to a waiter who has known the event for elapsed.

@@ -70,7 +70,7 @@ func (f *fakeReader) set(change func()) {
 const bound = 3 * time.Second
 
 func awaiting(names ...string) State {
-	s := State{Seq: 7, EventID: uuid.UUID{1}, Kind: "revoked", Acknowledged: []string{"quick"}}
+	s := State{Seq: 7, EventID: uuid.UUID{1}, Kind: "revoked", Acknowledged: []string{"quick"}, Registry: "00000001/5/16000"}
 	for _, n := range names {
 		s.Awaited = append(s.Awaited, Awaited{n, bound})
 	}
@@ -102,11 +102,37 @@ func TestWaiterCountsTimeItDidNotSee(t *testing.T) {
 	}
 	knew := c.Sync()
 	c.Advance(bound)
-	w.Known = func(seq int64, id uuid.UUID) (clock.Instant, bool) { return knew, seq == 7 && id == uuid.UUID{1} }
+	w.Known = func(timeline string, seq int64, id uuid.UUID) (clock.Instant, bool) {
+		return knew, timeline == "00000001" && seq == 7 && id == uuid.UUID{1}
+	}
 	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || !r.Complete {
 		t.Fatalf("%+v %v", r, err)
 	}
 	f.set(func() { f.state.EventID = uuid.UUID{2} }) // another event under the number
+	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || r.Complete {
+		t.Fatalf("%+v %v", r, err)
+	}
+}
+
+// A promotion can lose the re-issue that a sidecar has read after the revocation:
+// it then answers by that for its bound from the promotion on.
+func TestTimeBeforeAPromotionCounts(t *testing.T) {
+	c := clock.New()
+	f := &fakeReader{state: awaiting("gone")}
+	w := &Waiter{Reader: f, Clock: c, ReadTimeout: time.Second}
+	n := 0
+	var promoted clock.Instant
+	f.each = func() {
+		c.Advance(100 * time.Millisecond)
+		if n++; n == 8 {
+			f.state.Registry, promoted = "00000002/5/16000", c.Sync()
+		}
+	}
+	r, err := w.Wait(context.Background(), Target{KeyID: "k"}, time.Minute)
+	if err != nil || !r.Complete || promoted == 0 || c.Sync().Sub(promoted) < bound {
+		t.Fatalf("%+v %v, %v after the promotion", r, err, c.Sync().Sub(promoted))
+	}
+	w.Known = func(timeline string, _ int64, _ uuid.UUID) (clock.Instant, bool) { return 1, timeline == "00000001" }
 	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || r.Complete {
 		t.Fatalf("%+v %v", r, err)
 	}

@@ -23,9 +23,9 @@ type Waiter struct {
 	Reader Reader
 	Clock  *clock.Clock
 	// Known, if not nil, returns a moment at which this process already knew that
-	// the log holds the event. A process that follows the log need not wait for what
-	// passed before somebody asked.
-	Known func(seq int64, id uuid.UUID) (clock.Instant, bool)
+	// the log of this timeline holds the event. A process that follows the log need not
+	// wait for what passed before somebody asked.
+	Known func(timeline string, seq int64, id uuid.UUID) (clock.Instant, bool)
 	// ReadTimeout bounds one read.
 	ReadTimeout time.Duration
 	// Reads, if not nil, limits how many reads a second all who wait make together.
@@ -43,14 +43,15 @@ const (
 
 // Wait reads the state of t until the receipt is complete or atMost has passed,
 // and returns the last state either way. The event is fixed by the first read: what
-// happens to the key later does not move it. Reads that fail are repeated within
+// happens to the key later does not move it, and what has passed before a promotion
+// counts no more. Reads that fail are repeated within
 // atMost; an error means that the last one failed, except for ErrNoEvent and
 // ErrLost, which are final.
 func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Receipt, error) {
 	begun := w.Clock.Sync()
 	var (
 		saw   clock.Instant
-		id    uuid.UUID
+		first State
 		fixed bool
 	)
 	for pause := firstPause; ; pause = min(pause*3/2, longestPause) {
@@ -62,10 +63,15 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 			return Receipt{}, ErrLost
 		case errors.Is(err, ErrNoEvent), errors.Is(err, ErrNoRegistry):
 			return Receipt{}, err
-		case err == nil && fixed && s.EventID != id:
+		case err == nil && fixed && s.EventID != first.EventID:
 			return Receipt{}, ErrLost
+		case err == nil && fixed && s.Registry != first.Registry:
+			// A promotion may have lost changes that came after the event and that sidecars
+			// have read: what they hold is older than the event again, and begins only now
+			// to be over.
+			first, saw = s, now
 		case err == nil && !fixed:
-			t, id, fixed = Target{Seq: s.Seq, HasSeq: true}, s.EventID, true
+			t, first, fixed = Target{Seq: s.Seq, HasSeq: true}, s, true
 			saw = w.firstSaw(&s, now)
 		}
 		left := atMost - now.Sub(begun)
@@ -95,7 +101,7 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 // the event, which a read has just shown.
 func (w *Waiter) firstSaw(s *State, now clock.Instant) clock.Instant {
 	if w.Known != nil {
-		if at, ok := w.Known(s.Seq, s.EventID); ok && at.Before(now) {
+		if at, ok := w.Known(s.timeline(), s.Seq, s.EventID); ok && at.Before(now) {
 			return at
 		}
 	}

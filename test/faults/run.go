@@ -270,13 +270,7 @@ func (r *runner) drivers(watch *load.Watch) (*load.Revoker, *load.Receipts, erro
 			workers = 8
 		}
 		receipts = load.NewReceipts(load.ReceiptsOptions{Sockets: sockets, History: r.history, Share: r.Receipts, Workers: workers, Seed: r.Seed})
-		opts.OnRevoked = func(rev history.Revocation) {
-			// Receipts are asked for by key. An owner's suspension is no event of the key:
-			// its receipt is the owner's, which no route gives.
-			if rev.Way != "suspend" {
-				receipts.Revoked(rev)
-			}
-		}
+		opts.OnRevoked = receipts.Revoked
 	}
 	revoker, err := load.NewRevoker(opts)
 	return revoker, receipts, err

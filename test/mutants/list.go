@@ -260,8 +260,13 @@ var mutants = []mutant{
 	},
 	{
 		"a receipt takes a number for an event", "internal/receipt/waiter.go",
-		"		case err == nil && fixed && s.EventID != id:\n", "		case err == nil && fixed && s.EventID != id && w == nil:\n",
+		"		case err == nil && fixed && s.EventID != first.EventID:\n", "		case err == nil && fixed && s.EventID != first.EventID && w == nil:\n",
 		"TestWaiterFollowsTheKeyInsteadOfTheEvent", "",
+	},
+	{
+		"a receipt counts what passed before a promotion", "internal/receipt/waiter.go",
+		"			first, saw = s, now\n", "			first = s\n",
+		"TestTimeBeforeAPromotionCounts", "",
 	},
 	{
 		"a receipt ignores whom it waits for", "internal/receipt/receipt.go",

@@ -149,11 +149,11 @@ COMMENT ON FUNCTION keysidecar.forget_instance IS 'Takes sidecars of this name o
 -- the statement which calls it. complete goes by reports only; nothing here waits,
 -- so nothing here can know that a bound has passed. A caller who waits may take an
 -- awaited sidecar for over once it has itself waited awaited_ms since it first saw
--- this answer, and must wait wait_ms in any case.
+-- this answer with this registry, and must wait wait_ms in any case.
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.receipt(seq bigint, OUT complete boolean, OUT receipt_seq bigint, OUT event_id uuid, OUT kind text, OUT key_id text, OUT owner_id text,
 	OUT actor text, OUT occurred_at timestamptz, OUT committed_at timestamptz, OUT superseded boolean,
-	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint)
+	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -173,6 +173,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN; -- all NULL
 	END IF;
+	receipt.registry := at;
 	SELECT * INTO r FROM keysidecar.registry;
 	SELECT array_agg(i.instance ORDER BY i.instance) FILTER (WHERE known), array_agg(i.instance ORDER BY i.instance, i.registration) FILTER (WHERE NOT known),
 			array_agg(i.bound_ms ORDER BY i.instance, i.registration) FILTER (WHERE NOT known), max(i.bound_ms)
@@ -234,12 +235,12 @@ $$;
 
 CREATE FUNCTION keysidecar.receipt(key_id text, OUT complete boolean, OUT receipt_seq bigint, OUT event_id uuid, OUT kind text, OUT owner_id text,
 	OUT actor text, OUT occurred_at timestamptz, OUT committed_at timestamptz, OUT superseded boolean,
-	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint)
+	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT r.complete, r.receipt_seq, r.event_id, r.kind, r.owner_id, r.actor, r.occurred_at, r.committed_at, r.superseded,
-		r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms
+		r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms, r.registry
 	FROM keysidecar.receipt(keysidecar.receipt_seq(receipt.key_id)) AS r
 $$;
 COMMENT ON FUNCTION keysidecar.receipt(text) IS 'Which sidecars have read that this key was revoked or deleted, and which have not. All NULL if the log has no event of it.';
