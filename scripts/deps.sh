@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
-# server programs of PostgreSQL and RabbitMQ, and a C compiler for the race
-# detector. On Debian and Ubuntu, as root, it installs what is missing. The
+# server programs of PostgreSQL and RabbitMQ, a C compiler for the race detector,
+# and Spin, which checks the protocol's model. On Debian and Ubuntu, as root, it installs what is missing. The
 # packages' own services are neither started nor enabled, and no database
 # cluster is created: the tests run the programs by themselves.
 set -euo pipefail
@@ -10,6 +10,7 @@ missing=()
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
 command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v gcc >/dev/null && command -v spin >/dev/null || missing+=(spin gcc libc6-dev)
 
 if [ ${#missing[@]} -eq 0 ]; then
 	exit 0
@@ -22,7 +23,7 @@ if ! command -v apt-get >/dev/null; then
 	deps: PostgreSQL (14 or newer) and RabbitMQ so that these exist:
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
-	deps: and a C compiler (the race detector needs one).
+	deps: and gcc (the race detector and the model need it) and spin on the PATH.
 	TXT
 	exit 1
 fi

@@ -1,0 +1,2 @@
+// Package model holds the protocol as Promela models, and searches them with Spin.
+package model
