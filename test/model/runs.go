@@ -7,6 +7,8 @@ const (
 	s3      = "flghost"
 	receipt = "receipted"
 	fleet   = "assertion violated 0"
+	mirror  = "serve"
+	cycle   = "acceptance cycle"
 )
 
 // Runs are all searches. Every mutant's world is clean without its M_ flag.
@@ -21,8 +23,14 @@ var Runs = []Run{
 	{Name: "receipts across a failover that loses registrations", File: "sidecar", Flags: "N=1 L=1 RECEIPTS FAILOVER LOSSY NO_EVICTION NO_MESSAGES"},
 	{Name: "receipts: serve_stale rows pruned and expired after stale_limit", File: "fleet", Flags: "L=1 S=2 ALONE"},
 	{Name: "receipts: silent sidecars and their setting", File: "fleet", Flags: "L=2 ALONE SILENT"},
+	{Name: "S1 and its mirror, absence as an answer", File: "complete", Flags: "N=3 L=1"},
+	{Name: "the lease returns", File: "liveness", LTL: "returns"},
+	{Name: "a revocation is in the end known", File: "liveness", LTL: "settles"},
+	{Name: "a receipt completes under faults", File: "liveness", LTL: "completes"},
+	{Name: "a receipt completes by reports alone, once faults stop", File: "liveness", Flags: "ONLY_REPORTS", LTL: "by_report"},
 
 	// More of the world.
+	{Name: "S1 and its mirror, L of two ticks", File: "complete", Flags: "N=3 L=2", Tier: Long},
 	{Name: "S1, S3, S5, three events", File: "sidecar", Flags: "N=3 L=2 S5", Tier: Long},
 	{Name: "S1, S3, L of three ticks, warms", File: "sidecar", Flags: "N=1 L=3 WARM", Tier: Long},
 	{Name: "S1, S3, warms beside the fences", File: "sidecar", Flags: "N=2 L=2 WARM BESIDE", Tier: Long},
@@ -86,4 +94,21 @@ var Runs = []Run{
 	{Name: "the relay lowers the wait for another lowering than it saw", File: "fleet", Flags: "M_LOWERED_ANY_VERSION L=1 ALONE SILENT", Want: fleet},
 	{Name: "a row is deleted for another mark than the relay made", File: "fleet", Flags: "M_DELETE_ANY_MARK L=1 ALONE PROMOTIONS=1 NO_FILLS", Want: fleet},
 	{Name: "the relay vouches for another timeline than it waited for", File: "fleet", Flags: "M_IDENTITY_ANY_TIMELINE L=1 ALONE PROMOTIONS=2 NO_FILLS", Want: fleet, Tier: Long},
+
+	// Mutants of complete memories.
+	{Name: "an event leaves no mark", File: "complete", Flags: "M_NO_MARK", Want: mirror},
+	{Name: "a mark is taken for absence", File: "complete", Flags: "M_MARK_IS_UNKNOWN", Want: mirror},
+	{Name: "an unknown result is not overtaken by an event", File: "complete", Flags: "M_UNKNOWN_NOT_OVERTAKEN", Want: mirror},
+	{Name: "a negative entry outlives an issue", File: "complete", Flags: "M_NEGATIVE_KEPT", Want: mirror},
+	{Name: "completeness outlives an eviction", File: "complete", Flags: "M_COMPLETE_KEPT", Want: mirror},
+	{Name: "completeness ends after the eviction", File: "complete", Flags: "M_EVICT_FIRST", Want: mirror},
+	{Name: "completeness outlives the eviction of a mark", File: "complete", Flags: "M_MARK_EVICTED", Want: mirror},
+	{Name: "absence answers without a lease", File: "complete", Flags: "M_ABSENCE_WITHOUT_LEASE", Want: mirror},
+
+	// Mutants of coming back.
+	{Name: "an ended history is not warmed again", File: "liveness", Flags: "M_NO_WARM", LTL: "returns", Want: cycle},
+	{Name: "a void fence leads to no new registration", File: "liveness", Flags: "M_NO_REGISTER", LTL: "returns", Want: cycle},
+	{Name: "a lost fence is the last", File: "liveness", Flags: "M_NO_FENCE_RETRY", LTL: "returns", Want: cycle},
+	{Name: "the moved cursor is not reported", File: "liveness", Flags: "M_NO_SECOND_FENCE ONLY_REPORTS", LTL: "by_report", Want: cycle},
+	{Name: "a waiter counts on reports alone", File: "liveness", Flags: "M_ENDLESS_WAIT", LTL: "completes", Want: cycle},
 }
