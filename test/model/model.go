@@ -43,7 +43,7 @@ type Run struct {
 	// for a search for failed assertions.
 	LTL  string
 	Tier Tier
-	// Limit ends the search; zero means two minutes, for a short one half a minute.
+	// Limit ends the search; zero means two minutes.
 	Limit time.Duration
 }
 
@@ -59,10 +59,12 @@ type Result struct {
 	Errors string
 }
 
-// memoryMB ends a search that needs more memory, depth one with a longer path.
+// memoryMB ends a search that needs more memory, depth one with a longer path;
+// shortDepth does in a short one, which would else fill memory it does not need.
 const (
-	memoryMB = 7000
-	depth    = 5_000_000
+	memoryMB   = 7000
+	depth      = 20_000_000
+	shortDepth = 400_000
 )
 
 var (
@@ -88,11 +90,7 @@ func (r Run) Do(ctx context.Context) (Result, error) {
 		return Result{}, err
 	}
 	limit := r.Limit
-	switch {
-	case limit != 0:
-	case r.Tier == Short:
-		limit = 45 * time.Second
-	default:
+	if limit == 0 {
 		limit = 2 * time.Minute
 	}
 	args := []string{"-a"}
@@ -102,14 +100,21 @@ func (r Run) Do(ctx context.Context) (Result, error) {
 	if out, err := command(ctx, dir, "spin", append(args, "model.pml")...); err != nil {
 		return Result{}, fmt.Errorf("spin: %w\n%s", err, out)
 	}
-	// A mutant is found after few states: there the compiler's time counts.
-	compile := []string{"-O2", "-w", "-o", "pan", fmt.Sprintf("-DMEMLIM=%d", memoryMB)}
-	if r.Mutant() {
-		compile[0] = "-O0"
+	// In a short search the compiler's time counts as well.
+	optimize := "-O2"
+	switch {
+	case r.Mutant():
+		optimize = "-O0"
+	case r.Tier == Short:
+		optimize = "-O1"
 	}
+	compile := []string{optimize, "-w", "-o", "pan", fmt.Sprintf("-DMEMLIM=%d", memoryMB)}
 	search := []string{fmt.Sprintf("-m%d", depth)}
 	if r.LTL == "" {
 		compile = append(compile, "-DSAFETY", "-DNOREDUCE")
+		if r.Mutant() { // the models list the rarer steps last, and mistakes need them
+			compile = append(compile, "-DT_REVERSE")
+		}
 	} else {
 		compile = append(compile, "-DNFAIR=3")
 		search = append(search, "-a", "-f", "-N", r.LTL)
@@ -117,7 +122,7 @@ func (r Run) Do(ctx context.Context) (Result, error) {
 	if r.Tier == Long {
 		compile = append(compile, "-DCOLLAPSE")
 	} else {
-		search[0] = "-m400000"
+		search[0] = fmt.Sprintf("-m%d", shortDepth)
 	}
 	if out, err := command(ctx, dir, "gcc", append(compile, "pan.c")...); err != nil {
 		return Result{}, fmt.Errorf("gcc: %w\n%s", err, out)

@@ -168,7 +168,7 @@ inline valid() {
 #define FILL_VOID MARKED_OUT
 #endif
 /* Is the very row there, and unmarked? */
-#if defined(M_MARK_IGNORED) || defined(M_PRUNE_ONE_STEP)
+#if defined(M_MARK_IGNORED)
 #define PRESENT (row!=0)
 #else
 #define PRESENT (row==1)
@@ -216,6 +216,9 @@ inline report() {
 		rep=fhead;
 #else
 		rep=cur;
+#endif
+#ifdef M_PRUNE_ONE_STEP
+		waiting=0; markage=0;
 #endif
 		reptl=timeline
 	:: else
@@ -472,7 +475,7 @@ do
 #endif
 #ifdef NO_PRUNING
 #elif defined(M_PRUNE_ONE_STEP)
-:: d_step { row!=0 && !waiting -> waiting=1; markage=0 } /*@ relay sees a row without reports */
+:: d_step { row!=0 && !waiting -> waiting=1; markage=0 } /*@ relay sees a row, and no report of it from now on */
 :: d_step { waiting && markage>=TOP && row!=0 -> row=0; rep=0; reptl=0; waiting=0; markage=0 } /*@ relay deletes the row */
 #else
 :: d_step { row==1 && !waiting -> row=2; waiting=1; markage=0 } /*@ relay marks the row */
