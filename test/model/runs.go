@@ -45,6 +45,8 @@ var Runs = []Run{
 	{Name: "receipts, failover and warms together", File: "sidecar", Flags: "N=1 L=1 RECEIPTS FAILOVER WARM", Tier: Long, Limit: 15 * time.Minute},
 	{Name: "receipts, failover that loses registrations, and warms", File: "sidecar", Flags: "N=1 L=1 RECEIPTS FAILOVER LOSSY WARM", Tier: Long, Limit: 15 * time.Minute},
 	{Name: "receipts of two processes", File: "fleet", Flags: "L=1 NO_FILLS", Tier: Long, Limit: 15 * time.Minute},
+	{Name: "receipts of two processes, with fills, none pruned", File: "fleet", Flags: "L=1 NO_PRUNING", Tier: Long, Limit: 15 * time.Minute},
+	{Name: "receipts across two promotions, with serve_stale, none pruned", File: "fleet", Flags: "L=1 S=2 ALONE PROMOTIONS=2 NO_FILLS NO_PRUNING", Tier: Long},
 	{Name: "receipts across two promotions", File: "fleet", Flags: "L=1 ALONE PROMOTIONS=2 NO_FILLS", Tier: Long, Limit: 15 * time.Minute},
 	{Name: "receipts across a promotion, with fills", File: "fleet", Flags: "L=1 ALONE PROMOTIONS=1", Tier: Long, Limit: 15 * time.Minute},
 
