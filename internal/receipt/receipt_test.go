@@ -123,8 +123,8 @@ func TestTimeBeforeAPromotionCounts(t *testing.T) {
 	n := 0
 	var promoted clock.Instant
 	f.each = func() {
-		c.Advance(100 * time.Millisecond)
-		if n++; n == 8 {
+		c.Advance(20 * time.Millisecond)
+		if n++; n == 3 {
 			f.state.Registry, promoted = "00000002/5/16000", c.Sync()
 		}
 	}
