@@ -67,11 +67,11 @@ chaos: deps ## Break everything at random for DURATION (30m), judge what sidecar
 
 .PHONY: mutants
 mutants: deps ## Break the protocol's rules one by one and show which test notices
-	$(GO) run ./test/mutants
+	$(GO) run ./test/mutants -out docs/evidence.md
 
 .PHONY: model
 model: deps ## Search the protocol's model and its mutants with Spin, the long searches too (Markdown)
-	$(GO) run ./test/model/cmd
+	$(GO) run ./test/model/cmd -out docs/evidence.md
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml (built from source through the Go module proxy)

@@ -17,20 +17,23 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/faults"
 )
 
 func main() {
 	only := flag.String("run", "", "only mutants whose name contains this")
+	out := flag.String("out", "", "document of evidence to write the section into, besides printing")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *only); err != nil {
+	if err := run(ctx, *only, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, only string) error {
+func run(ctx context.Context, only, out string) error {
 	dir, err := os.MkdirTemp("", "ksmutants")
 	if err != nil {
 		return err
@@ -41,6 +44,8 @@ func run(ctx context.Context, only string) error {
 	}
 	found, tried := 0, 0
 	var missed []error
+	var section strings.Builder
+	section.WriteString("## Planted faults\n\n    make mutants\n\nEach rule was broken in a copy of the code, and the tests named were run.\n\n| rule broken | noticed after | by |\n|---|---|---|\n")
 	for _, m := range mutants {
 		if !strings.Contains(m.name, only) {
 			continue
@@ -53,13 +58,24 @@ func run(ctx context.Context, only string) error {
 		if err != nil {
 			fmt.Printf("MISSED  %-60s %v\n", m.name, err)
 			missed = append(missed, fmt.Errorf("%s: %w", m.name, err))
+			fmt.Fprintf(&section, "| %s | **missed** | %s |\n", m.name, tests(m.test))
 			continue
 		}
 		found++
+		fmt.Fprintf(&section, "| %s | %.1f s | %s |\n", m.name, took.Seconds(), tests(m.test))
 		fmt.Printf("found   %-60s %5.1f s  %s\n", m.name, took.Seconds(), m.test)
 	}
 	fmt.Printf("%d passed, %d failed\n", found, tried-found)
+	fmt.Fprintf(&section, "\nFound: %d/%d.\n", found, tried)
+	if out != "" {
+		missed = append(missed, faults.WriteSection(out, "mutants", section.String()))
+	}
 	return errors.Join(missed...)
+}
+
+// tests are the names in a pattern, for a table.
+func tests(pattern string) string {
+	return "`" + strings.ReplaceAll(pattern, "|", "`, `") + "`"
 }
 
 // copyModule copies the Go sources and what they embed.
