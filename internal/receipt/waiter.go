@@ -32,14 +32,19 @@ type Waiter struct {
 	Reads *rate.Limiter
 }
 
-// Pauses between reads: short at first, because a healthy fleet needs some tens of
+// Pauses between reads: short while a healthy fleet needs them, which is some tens of
 // milliseconds; later the bound is what is waited for. A read of a large registry
-// costs time, and may take at most a tenth of it.
+// costs time, and may take half of it.
 const (
-	firstPause   = 4 * time.Millisecond
+	shortPause   = 3 * time.Millisecond
 	longestPause = 100 * time.Millisecond
-	readShare    = 10
+	readShare    = 1
 )
+
+// pauseAfter is how long to wait for the next read after waited.
+func pauseAfter(waited time.Duration) time.Duration {
+	return min(max(shortPause, waited/20), longestPause)
+}
 
 // Wait reads the state of t until the receipt is complete or atMost has passed,
 // and returns the last state either way. The event is fixed by the first read: what
@@ -54,7 +59,7 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 		first State
 		fixed bool
 	)
-	for pause := firstPause; ; pause = min(pause*3/2, longestPause) {
+	for {
 		asked := w.Clock.Sync()
 		s, err := w.read(ctx, t)
 		now := w.Clock.Sync()
@@ -86,7 +91,7 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 		if r.Complete || now.Sub(begun) >= atMost {
 			return r, err
 		}
-		wait := min(left, max(pause, readShare*now.Sub(asked)))
+		wait := min(left, max(pauseAfter(now.Sub(begun)), readShare*now.Sub(asked)))
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
