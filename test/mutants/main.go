@@ -136,12 +136,14 @@ func (m *mutant) try(ctx context.Context, dir string) (time.Duration, error) {
 		return 0, fmt.Errorf("does not build: %s", out)
 	}
 	begun := time.Now()
-	cmd := exec.CommandContext(ctx, "go", "test", "-timeout", "120s", "-run", m.test, pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-timeout", "180s", "-run", m.test, pkg)
 	cmd.Dir = dir
 	out, err := cmd.CombinedOutput()
 	switch {
 	case err == nil:
 		return 0, errors.New("the tests pass")
+	case bytes.Contains(out, []byte("panic: test timed out")):
+		return 0, errors.New("the tests did not end in time, which says nothing")
 	case !bytes.Contains(out, []byte("--- FAIL")) && !bytes.Contains(out, []byte("panic:")):
 		return 0, fmt.Errorf("the tests did not run: %s", out)
 	}
