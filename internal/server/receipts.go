@@ -49,7 +49,12 @@ func (d *Data) getReceipt(x *exchange) error {
 	default:
 		return errTooManyWaits
 	}
-	r, err := d.opts.Receipts.Wait(x.ctx, receipt.Target{KeyID: string(id)}, wait)
+	ctx, release := x.ctx, func() {}
+	if wait > 0 {
+		ctx, release = d.attended(x)
+	}
+	defer release() // also when Wait panics: nothing may look at x after this
+	r, err := d.opts.Receipts.Wait(ctx, receipt.Target{KeyID: string(id)}, wait)
 	if err != nil {
 		d.metrics.receipts[receiptFailed].Inc()
 		return receiptProblem(err)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -93,6 +94,26 @@ func TestFileStoreHasNoReceipts(t *testing.T) {
 	s := start(t, func(o *DataOptions) { o.Receipts = nil })
 	if a := s.do("GET", "/v1/receipts/pk_revoked", ""); a.status != 501 {
 		t.Errorf("%d", a.status)
+	}
+}
+
+func TestWaitOutlivesTheClient(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	c := s.dial()
+	if _, err := io.WriteString(c, "GET /v1/receipts/pk_slow?wait=30s HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	for len(s.data.waits) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	_ = c.Close()
+	deadline := time.Now().Add(10 * time.Second)
+	for len(s.data.waits) > 0 {
+		if time.Now().After(deadline) {
+			t.Fatal("the slot is taken by a client that has gone")
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
