@@ -226,7 +226,7 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 		s.metrics.fence(fenceVoid)
 		return false, s.void()
 	}
-	s.noteReport(&page, at, asked)
+	s.noteReport(&page, &q, asked)
 	s.recent.add(page.Timeline, page.Events, answered)
 	s.metrics.captureIntact(page.CaptureIntact)
 	if err := s.applyPage(m, page.Events); err != nil {

@@ -46,6 +46,7 @@ type enrolment struct {
 	failed     []uuid.UUID // attempts whose outcome was never learned
 	once       bool        // registered before
 	reported   Cursor
+	refused    Cursor // could not be put down: the database lets nobody write
 	reportedAt clock.Instant
 	fleet      int
 }
@@ -86,7 +87,7 @@ func (s *Store) enrol(ctx context.Context) error {
 		}
 		return err
 	}
-	e.failed, e.fleet, e.reported, e.once = nil, fleet, noCursor, true
+	e.failed, e.fleet, e.reported, e.refused, e.once = nil, fleet, noCursor, noCursor, true
 	e.current.Store(&id)
 	s.metrics.registrations.Inc()
 	s.log.Info("registered", zap.Stringer("registration", id), zap.Int("fleet", fleet))
@@ -135,17 +136,25 @@ func (s *Store) question(m *memory, at Cursor, now clock.Instant) (FenceQuestion
 	}, nil
 }
 
-// owesReport: at has been reached and not yet told.
-func (s *Store) owesReport(at Cursor) bool { return s.opts.Report && s.enrolment.reported != at }
+// owesReport: at has been reached and not yet told, nor refused to be heard.
+func (s *Store) owesReport(at Cursor) bool {
+	return s.opts.Report && s.enrolment.reported != at && s.enrolment.refused != at
+}
 
-// noteReport is called when a fence's answer is not void.
-func (s *Store) noteReport(page *Page, at Cursor, asked clock.Instant) {
-	if !page.Reported {
+// noteReport is called when the answer to q is not void.
+func (s *Store) noteReport(page *Page, q *FenceQuestion, asked clock.Instant) {
+	e := &s.enrolment
+	switch {
+	case !q.Report:
+		return
+	case !page.Reported:
+		// Not again before the cursor moves, or a minute later; receipts wait for L.
+		e.refused, e.reportedAt = q.At, asked
 		return
 	}
-	s.enrolment.reported, s.enrolment.reportedAt = at, asked
+	e.reported, e.refused, e.reportedAt = q.At, noCursor, asked
 	if page.Fleet > 0 {
-		s.enrolment.fleet = page.Fleet
+		e.fleet = page.Fleet
 	}
 	s.metrics.reports.Inc()
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/keysidecar/keysidecar/internal/receipt"
 	"github.com/keysidecar/keysidecar/internal/schema/schematest"
@@ -73,6 +74,24 @@ func TestReportWaitsForTheNextInterval(t *testing.T) {
 	e := l.revoke("k0")
 	b.store.Evict(e)
 	eventually(t, "the report", func() bool { _, at := l.only(); return at.Seq == e.Seq })
+}
+
+// A database that lets nobody write is not asked again and again to.
+func TestRefusedReportIsRepeatedWithoutEnd(t *testing.T) {
+	l := filled(t, 3)
+	b := build(t, l).warm()
+	l.set(func() { l.readOnly = true })
+	e := l.revoke("k0")
+	b.store.Evict(e)
+	b.fenced()
+	b.fenced()
+	if n := testutil.ToFloat64(b.store.metrics.requests[FenceForReport]); n > 0 {
+		t.Errorf("%v fences were asked for because a report was refused", n)
+	}
+	l.set(func() { l.readOnly = false })
+	e = l.revoke("k1")
+	b.store.Evict(e)
+	eventually(t, "the report of the next change", func() bool { _, at := l.only(); return at.Seq == e.Seq })
 }
 
 func TestMarkedSidecarRenewsItsLease(t *testing.T) {

@@ -38,6 +38,7 @@ type ledger struct {
 	marked     map[uuid.UUID]bool
 	allowed    time.Duration
 	signedOff  int
+	readOnly   bool // reports are refused
 	reports    int
 
 	// Gates run outside the lock, before and after a snapshot is taken.
@@ -238,7 +239,7 @@ func (l *ledger) Fence(ctx context.Context, q FenceQuestion) (Page, error) {
 		return Page{}, nil
 	}
 	n := min(limit, len(rest))
-	reported := q.Report && l.member(q.By) && q.Timeline == l.timeline
+	reported := q.Report && !l.readOnly && l.member(q.By) && q.Timeline == l.timeline
 	if reported {
 		l.registered[q.By.Registration] = at
 		l.reports++
