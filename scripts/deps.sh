@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, a C compiler for the race detector,
-# and Spin, which checks the protocol's model. On Debian and Ubuntu, as root, it installs what is missing. The
-# packages' own services are neither started nor enabled, and no database
-# cluster is created: the tests run the programs by themselves.
+# and Spin, which checks the protocol's model. On Debian and Ubuntu, as root, it
+# installs what is missing. The packages' own services are neither started nor
+# enabled, and no database cluster is created: the tests run the programs by
+# themselves.
 set -euo pipefail
 
 missing=()
