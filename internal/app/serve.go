@@ -7,7 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"golang.org/x/time/rate"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/keysidecar/keysidecar/internal/clock"
 	"github.com/keysidecar/keysidecar/internal/config"
@@ -142,11 +142,8 @@ func newSubscriber(cfg *config.Config, store *keystore.Store, log *zap.Logger, r
 	})
 }
 
-// Limits of what one sidecar asks for receipts.
-const (
-	receiptReads       = 200 // a second
-	receiptReadTimeout = time.Second
-)
+// receiptReadTimeout bounds one read of the registry.
+const receiptReadTimeout = time.Second
 
 // newReceipts returns nil where there is no registry of sidecars.
 func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts {
@@ -155,8 +152,8 @@ func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts 
 		return nil
 	}
 	return &receipt.Waiter{
-		Reader: reader, Clock: clock.New(), Known: store.Known,
-		ReadTimeout: receiptReadTimeout, Reads: rate.NewLimiter(receiptReads, receiptReads/10),
+		Reader: reader, Clock: clock.New(), Known: store.Known, Learned: store.Learned,
+		ReadTimeout: receiptReadTimeout, Turn: semaphore.NewWeighted(1),
 	}
 }
 

@@ -217,6 +217,9 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	s.metrics.fenceDuration.Observe(answered.Sub(asked).Seconds())
 	switch {
 	case err != nil:
+		if q.Report && ctx.Err() != nil { // perhaps it waited for somebody's lock
+			s.enrolment.refused, s.enrolment.reportedAt = q.At, asked
+		}
 		s.metrics.fence(fenceFailed)
 		return false, err
 	case !page.Known, page.Timeline != m.timeline:

@@ -196,7 +196,7 @@ func (f *File) after(at Cursor, limit int) ([]event.Event, bool) {
 func (f *File) Register(context.Context, Incarnation) (int, error) { return 1, nil }
 
 // SignOff implements Source.
-func (f *File) SignOff(context.Context, uuid.UUID) error { return nil }
+func (f *File) SignOff(context.Context, []uuid.UUID) error { return nil }
 
 // Fence implements Source.
 func (f *File) Fence(_ context.Context, q FenceQuestion) (Page, error) {

@@ -59,11 +59,11 @@ func (s *Store) join(m *memory, keyID string, marked bool, notBefore clock.Insta
 	sh := m.shard(keyID)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	if s.life.Err() != nil { // before joining: who has signed off answers nobody
+		return nil, tooMany(ReasonStopping)
+	}
 	if f := sh.flights[keyID]; f != nil && !f.asked.Before(notBefore) && s.clock.Now().Sub(f.asked) < s.opts.FenceInterval+s.opts.FillTimeout {
 		return f, nil
-	}
-	if s.life.Err() != nil {
-		return nil, tooMany(ReasonStopping)
 	}
 	by, ok := s.membership()
 	if !ok {

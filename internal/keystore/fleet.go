@@ -43,7 +43,7 @@ type enrolment struct {
 	current atomic.Pointer[uuid.UUID] // nil: none. Written by the fence's goroutine.
 
 	// The rest belongs to the fence's goroutine.
-	failed     []uuid.UUID // attempts whose outcome was never learned
+	failed     []uuid.UUID // attempts whose outcome was never learned; one may yet be committed
 	once       bool        // registered before
 	reported   Cursor
 	refused    Cursor // could not be put down: the database lets nobody write
@@ -87,7 +87,7 @@ func (s *Store) enrol(ctx context.Context) error {
 		}
 		return err
 	}
-	e.failed, e.fleet, e.reported, e.refused, e.once = nil, fleet, noCursor, noCursor, true
+	e.fleet, e.reported, e.refused, e.once = fleet, noCursor, noCursor, true
 	e.current.Store(&id)
 	s.metrics.registrations.Inc()
 	s.log.Info("registered", zap.Stringer("registration", id), zap.Int("fleet", fleet))
@@ -107,13 +107,16 @@ func (s *Store) void() error {
 // signOff leaves the registry. The caller has made sure that nothing is answered
 // any more. Best effort: the relay finds out in any case.
 func (s *Store) signOff() {
-	id := s.enrolment.current.Swap(nil)
-	if id == nil {
+	mine := s.enrolment.failed
+	if id := s.enrolment.current.Swap(nil); id != nil {
+		mine = append(mine, *id)
+	}
+	if len(mine) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), signOffTimeout)
 	defer cancel()
-	if err := s.source.SignOff(ctx, *id); err != nil {
+	if err := s.source.SignOff(ctx, mine); err != nil {
 		s.log.Info("could not sign off; receipts wait for this sidecar until its bound has passed", zap.Error(err))
 	}
 }
@@ -186,9 +189,20 @@ func (r *recent) add(timeline string, events []event.Event, at clock.Instant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range events[max(0, len(events)-recentKept):] {
-		r.events[r.next] = learned{timeline, e.Seq, e.ID, at}
-		r.next = (r.next + 1) % recentKept
+		r.put(learned{timeline, e.Seq, e.ID, at})
 	}
+}
+
+func (r *recent) put(l learned) {
+	r.events[r.next] = l
+	r.next = (r.next + 1) % recentKept
+}
+
+// Learned remembers that this process knew of an event at at; see Known.
+func (s *Store) Learned(timeline string, seq int64, id uuid.UUID, at clock.Instant) {
+	s.recent.mu.Lock()
+	defer s.recent.mu.Unlock()
+	s.recent.put(learned{timeline, seq, id, at})
 }
 
 // Known returns a moment at which this process knew that the log of this timeline

@@ -204,11 +204,13 @@ func (l *ledger) Register(ctx context.Context, i Incarnation) (int, error) {
 	return len(l.registered), nil
 }
 
-func (l *ledger) SignOff(_ context.Context, id uuid.UUID) error {
+func (l *ledger) SignOff(_ context.Context, ids []uuid.UUID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.signedOff++
-	delete(l.registered, id)
+	for _, id := range ids {
+		delete(l.registered, id)
+	}
 	return nil
 }
 

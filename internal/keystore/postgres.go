@@ -255,12 +255,13 @@ func (p *Postgres) Fence(ctx context.Context, q FenceQuestion) (page Page, err e
 	}
 	if q.Report {
 		page, err = p.fence(ctx, conn, p.sql.report, q, q.By.Registration, q.At.ID, q.Timeline)
-		if !readOnly(err) {
+		if pg := (*pgconn.PgError)(nil); !errors.As(err, &pg) {
 			page.Reported = err == nil
 			return page, err
 		}
-		// A primary that lets nobody write still tells the truth; or it is a standby,
-		// which the plain question tells.
+		// A primary that takes no reports (read-only, a full disk, a right that is
+		// missing) still tells the truth; or it is a standby, which the plain question
+		// tells.
 	}
 	if q.By.Registration == uuid.Nil {
 		return p.fence(ctx, conn, p.sql.unregisteredFence, q, ceilMillis(q.By.Bound))
@@ -364,10 +365,7 @@ func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err 
 	if i.StaleLimit > 0 {
 		policy = "serve_stale"
 	}
-	failed := make([]string, len(i.Failed))
-	for n, id := range i.Failed {
-		failed[n] = id.String()
-	}
+	failed := uuidTexts(i.Failed)
 	register := func(q receipt.Querier) error {
 		return q.QueryRow(ctx, registerSQL, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed, i.Starting).Scan(&fleet)
 	}
@@ -386,17 +384,23 @@ func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err 
 }
 
 // SignOff implements Source.
-func (p *Postgres) SignOff(ctx context.Context, registration uuid.UUID) (err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.conn == nil || p.conn.IsClosed() {
-		return errors.New("sign off: not connected")
-	}
-	defer func() { p.dropOn(err) }()
-	if _, err = p.conn.Exec(ctx, "SELECT keysidecar.sign_off($1::uuid)", registration); err != nil {
+//
+// The end of a fence under way may have cost the fence's connection.
+func (p *Postgres) SignOff(ctx context.Context, registrations []uuid.UUID) error {
+	_, err := p.pool.Exec(ctx, "SELECT keysidecar.sign_off(r) FROM unnest($1::text[]::uuid[]) AS r", uuidTexts(registrations))
+	if err != nil {
 		return fmt.Errorf("sign off: %w", classify(err))
 	}
 	return nil
+}
+
+// uuidTexts are ids in the form that every way of sending statements knows.
+func uuidTexts(ids []uuid.UUID) []string {
+	texts := make([]string, len(ids))
+	for n, id := range ids {
+		texts[n] = id.String()
+	}
+	return texts
 }
 
 // Receipt implements receipt.Reader, on a connection of those for fills.

@@ -35,8 +35,8 @@ type Source interface {
 	// and returns how many there are. When it returns nil the entry is durable.
 	Register(ctx context.Context, i Incarnation) (fleet int, err error)
 
-	// SignOff takes the entry back.
-	SignOff(ctx context.Context, registration uuid.UUID) error
+	// SignOff takes entries back.
+	SignOff(ctx context.Context, registrations []uuid.UUID) error
 
 	// Fence asks, in one snapshot taken after the call began, whether the log
 	// still holds the cursor, and for events after it, in order.

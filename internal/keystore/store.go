@@ -175,6 +175,7 @@ func (s *Store) Run(ctx context.Context) error {
 			s.fillSlots <- struct{}{}
 		}
 		s.fills.Wait()
+		s.sweep(0)
 		s.signOff()
 	}()
 	g, ctx := errgroup.WithContext(ctx)

@@ -15,7 +15,7 @@ type Querier interface {
 }
 
 const receiptSQL = `SELECT r.receipt_seq, r.event_id, r.kind, coalesce(r.key_id, ''), coalesce(r.owner_id, ''), r.actor,
-	r.occurred_at, r.committed_at, r.superseded, r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms, r.registry
+	r.occurred_at, r.committed_at, r.superseded, r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms, r.registry, r.trusted_registry
 FROM keysidecar.receipt(%s) AS r WHERE r.receipt_seq IS NOT NULL`
 
 // Read asks the primary about t, in one snapshot. The error is ErrNoEvent if the
@@ -43,7 +43,7 @@ func Read(ctx context.Context, db Querier, t Target) (State, error) {
 		wait      int64
 	)
 	err := db.QueryRow(ctx, fmt.Sprintf(receiptSQL, of), arg).Scan(&s.Seq, &s.EventID, &s.Kind, &s.KeyID, &s.OwnerID, &s.Actor,
-		&s.OccurredAt, &committed, &s.Superseded, &s.Acknowledged, &names, &bounds, &wait, &s.Registry)
+		&s.OccurredAt, &committed, &s.Superseded, &s.Acknowledged, &names, &bounds, &wait, &s.Registry, &s.Trusted)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return State{}, ErrNoEvent

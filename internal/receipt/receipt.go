@@ -40,6 +40,9 @@ type State struct {
 	// Registry identifies the registry that was read; it begins with the server's
 	// timeline and a slash.
 	Registry string
+	// Trusted is the registry that is known to be complete; while it is another one,
+	// Wait holds the longest bound.
+	Trusted string
 	// Wait must pass in any case: for sidecars that do not register, or for a
 	// registry that may have lost some.
 	Wait time.Duration
@@ -65,6 +68,17 @@ type Receipt struct {
 	// Left is after how much more time the receipt is complete even if nobody
 	// reports.
 	Left time.Duration
+}
+
+// lost: registrations may be missing, and whatever was seen before may be undone.
+func (s *State) lost() bool { return s.Registry != s.Trusted }
+
+// overtakes reports whether what was waited for at the time of was does not count any
+// more: a promotion or a restore may have lost changes that came after the event and
+// that sidecars have read. What they hold is then older than the event again, and
+// begins only now to be over.
+func (s *State) overtakes(was *State) bool {
+	return s.Registry != was.Registry || s.lost() && s.Trusted != was.Trusted
 }
 
 // timeline is the server's, of the snapshot.
@@ -107,11 +121,11 @@ func (s *State) next(elapsed time.Duration) (time.Duration, bool) {
 
 // Errors of a Reader and a Waiter; anything else is "the primary did not answer".
 var (
-	// ErrNoEvent: the log has no such event. Those past relay.retention are deleted.
-	ErrNoEvent = errors.New("the log has no event of this")
-	// ErrLost: the event that the waiter saw is not in the log any more. The database
-	// was rewound, and the change with it.
-	ErrLost = errors.New("the event is gone from the log: the database has lost what was committed, and the change with it; look at the key and change it again")
+	// ErrNoEvent: the log has no such event, or of a key nothing but its issue. Events
+	// past relay.retention are deleted.
+	ErrNoEvent = errors.New("the log has no change of this")
+	// ErrLost: the event that the waiter saw is not in the log any more.
+	ErrLost = errors.New("the event is gone from the log: the database was rewound, and the change with it (or it was past relay.retention); look at the key, and change it again if need be")
 	// ErrNoRegistry: the store is not a database, so there is no fleet to ask.
 	ErrNoRegistry = errors.New("the store has no registry of sidecars")
 )

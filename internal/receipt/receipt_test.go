@@ -70,7 +70,7 @@ func (f *fakeReader) set(change func()) {
 const bound = 3 * time.Second
 
 func awaiting(names ...string) State {
-	s := State{Seq: 7, EventID: uuid.UUID{1}, Kind: "revoked", Acknowledged: []string{"quick"}, Registry: "00000001/5/16000"}
+	s := State{Seq: 7, EventID: uuid.UUID{1}, Kind: "revoked", Acknowledged: []string{"quick"}, Registry: "00000001/5/16000", Trusted: "00000001/5/16000"}
 	for _, n := range names {
 		s.Awaited = append(s.Awaited, Awaited{n, bound})
 	}
@@ -134,6 +134,57 @@ func TestTimeBeforeAPromotionCounts(t *testing.T) {
 	}
 	w.Known = func(timeline string, _ int64, _ uuid.UUID) (clock.Instant, bool) { return 1, timeline == "00000001" }
 	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || r.Complete {
+		t.Fatalf("%+v %v", r, err)
+	}
+}
+
+// A restored backup keeps the timeline; reset() says that it happened.
+func TestTimeBeforeARestoreCounts(t *testing.T) {
+	c := clock.New()
+	s := awaiting()
+	s.Wait, s.Trusted = bound, "lost/1"
+	f := &fakeReader{state: s}
+	w := &Waiter{Reader: f, Clock: c, ReadTimeout: time.Second}
+	w.Known = func(string, int64, uuid.UUID) (clock.Instant, bool) { return 1, true }
+	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || r.Complete {
+		t.Fatalf("%+v %v", r, err)
+	}
+	n := 0
+	var again clock.Instant
+	f.each = func() {
+		c.Advance(20 * time.Millisecond)
+		if n++; n == 3 {
+			f.state.Trusted, again = "lost/2", c.Sync()
+		}
+	}
+	r, err := w.Wait(context.Background(), Target{KeyID: "k"}, time.Minute)
+	if err != nil || !r.Complete || again == 0 || c.Sync().Sub(again) < bound {
+		t.Fatalf("%+v %v, %v after the second restore", r, err, c.Sync().Sub(again))
+	}
+	// The relay's word that the registry is complete again starts nothing anew.
+	f.each, f.state.Wait, f.state.Trusted = nil, 0, f.state.Registry
+	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || !r.Complete {
+		t.Fatalf("%+v %v", r, err)
+	}
+}
+
+// Whoever asks again and again, each time for a moment, must get an answer in the
+// end.
+func TestEachQuestionBeginsTheWaitAnew(t *testing.T) {
+	c := clock.New()
+	f := &fakeReader{state: awaiting("gone")}
+	var at clock.Instant
+	w := &Waiter{Reader: f, Clock: c, ReadTimeout: time.Second}
+	w.Known = func(string, int64, uuid.UUID) (clock.Instant, bool) { return at, at != 0 }
+	w.Learned = func(_ string, _ int64, _ uuid.UUID, now clock.Instant) { at = now }
+	for range 2 {
+		r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0)
+		if err != nil || r.Complete {
+			t.Fatalf("%+v %v", r, err)
+		}
+	}
+	c.Advance(bound)
+	if r, err := w.Wait(context.Background(), Target{KeyID: "k"}, 0); err != nil || !r.Complete {
 		t.Fatalf("%+v %v", r, err)
 	}
 }
@@ -347,8 +398,14 @@ func TestUnacknowledgedRevocationHasAReceipt(t *testing.T) {
 
 func TestReceiptIsForAnotherEvent(t *testing.T) {
 	r := newRegistry(t)
-	if s := r.read(Target{KeyID: "k"}); s.Kind != "issued" {
-		t.Errorf("an active key: %+v", s)
+	r.do(`SELECT keysidecar.suspend_owner('m'), keysidecar.reactivate_owner('m')`)
+	r.do(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm) VALUES ('n', 'm', 'opaque')`)
+	if s, err := Read(context.Background(), r.Conn, Target{KeyID: "n"}); !errors.Is(err, ErrNoEvent) {
+		t.Errorf("an active key, issued after its owner changed: %+v %v", s, err)
+	}
+	r.do(`UPDATE keysidecar.public_keys SET expires_at = now() WHERE key_id = 'n'`)
+	if s := r.read(Target{KeyID: "n"}); s.Kind != "changed" {
+		t.Errorf("changed after its owner: %+v", s)
 	}
 	r.do(`SELECT keysidecar.revoke_key('k')`)
 	revoked := r.read(Target{KeyID: "k"})
@@ -408,6 +465,7 @@ func TestReceiptIsForAnotherEvent(t *testing.T) {
 // relay has waited for them.
 func TestUnregisteredSidecarsAreNotWaitedFor(t *testing.T) {
 	r := newRegistry(t)
+	r.do(`SELECT keysidecar.revoke_key('k')`)
 	wait := func() time.Duration { return r.read(Target{KeyID: "k"}).Wait }
 	if wait() != 0 {
 		t.Fatal(wait())
@@ -435,6 +493,7 @@ func TestUnregisteredSidecarsAreNotWaitedFor(t *testing.T) {
 
 func TestLostRegistryIsTrusted(t *testing.T) {
 	r := newRegistry(t)
+	r.do(`SELECT keysidecar.revoke_key('k')`)
 	id := r.register("a", 4000, 0)
 	r.report(id, timeline)
 	r.do(`SELECT keysidecar.sign_off($1)`, id)

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/time/rate"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/keysidecar/keysidecar/internal/clock"
 )
@@ -26,10 +26,14 @@ type Waiter struct {
 	// the log of this timeline holds the event. A process that follows the log need not
 	// wait for what passed before somebody asked.
 	Known func(timeline string, seq int64, id uuid.UUID) (clock.Instant, bool)
+	// Learned, if Known is not nil, remembers such a moment: somebody who asks again
+	// and again must not begin anew each time.
+	Learned func(timeline string, seq int64, id uuid.UUID, at clock.Instant)
 	// ReadTimeout bounds one read.
 	ReadTimeout time.Duration
-	// Reads, if not nil, limits how many reads a second all who wait make together.
-	Reads *rate.Limiter
+	// Turn, if not nil, is held by whoever reads, and then for as long again: others
+	// need the connection, too.
+	Turn *semaphore.Weighted
 }
 
 // Pauses between reads: short while a healthy fleet needs them, which is some tens of
@@ -70,10 +74,7 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 			return Receipt{}, err
 		case err == nil && fixed && s.EventID != first.EventID:
 			return Receipt{}, ErrLost
-		case err == nil && fixed && s.Registry != first.Registry:
-			// A promotion may have lost changes that came after the event and that sidecars
-			// have read: what they hold is older than the event again, and begins only now
-			// to be over.
+		case err == nil && fixed && s.overtakes(&first):
 			first, saw = s, now
 		case err == nil && !fixed:
 			t, first, fixed = Target{Seq: s.Seq, HasSeq: true}, s, true
@@ -105,9 +106,12 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 // firstSaw is the earliest moment at which this process is known to have known of
 // the event, which a read has just shown.
 func (w *Waiter) firstSaw(s *State, now clock.Instant) clock.Instant {
-	if w.Known != nil {
+	if w.Known != nil && !s.lost() {
 		if at, ok := w.Known(s.timeline(), s.Seq, s.EventID); ok && at.Before(now) {
 			return at
+		}
+		if w.Learned != nil {
+			w.Learned(s.timeline(), s.Seq, s.EventID, now)
 		}
 	}
 	return now
@@ -116,10 +120,14 @@ func (w *Waiter) firstSaw(s *State, now clock.Instant) clock.Instant {
 func (w *Waiter) read(ctx context.Context, t Target) (State, error) {
 	ctx, cancel := context.WithTimeout(ctx, w.ReadTimeout)
 	defer cancel()
-	if w.Reads != nil {
-		if err := w.Reads.Wait(ctx); err != nil {
+	if w.Turn != nil {
+		if err := w.Turn.Acquire(ctx, 1); err != nil {
 			return State{}, fmt.Errorf("wait for a turn to read: %w", err)
 		}
+		asked := w.Clock.Now()
+		defer func() {
+			time.AfterFunc(w.Clock.Now().Sub(asked), func() { w.Turn.Release(1) })
+		}()
 	}
 	return w.Reader.Receipt(ctx, t)
 }

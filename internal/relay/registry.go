@@ -14,16 +14,18 @@ import (
 // registryKeeper does what needs somebody who can wait: what the registry forgets,
 // it may forget only when nobody can hold an old right any more. Each wait counts
 // on this process's boot clock from after the database showed what is waited for,
-// and what is then written is conditional on that still standing. A relay that
-// leads anew begins every wait anew.
+// and what is then written is conditional on that still standing: so it does not
+// matter who led meanwhile.
 type registryKeeper struct {
 	marked     map[string]clock.Instant // registration@mark -> when it was first seen marked
+	silent     map[string]clock.Instant // registration@report -> when that was first seen to be its newest
+	looked     clock.Instant            // for silence; 0 before
 	identity   wait
 	unreported wait
 }
 
 func newRegistryKeeper() *registryKeeper {
-	return &registryKeeper{marked: map[string]clock.Instant{}}
+	return &registryKeeper{marked: map[string]clock.Instant{}, silent: map[string]clock.Instant{}}
 }
 
 // wait is how long something has been seen unchanged.
@@ -42,9 +44,8 @@ func (w *wait) over(what string, now clock.Instant, d time.Duration) bool {
 
 // keepRegistry does the chores of the registry until ctx ends.
 func (r *Relay) keepRegistry(ctx context.Context) {
-	k := newRegistryKeeper()
 	for {
-		if err := r.registryOnce(ctx, k); err != nil && ctx.Err() == nil {
+		if err := r.registryOnce(ctx, r.keeper); err != nil && ctx.Err() == nil {
 			r.metrics.houseFailures.Inc()
 			r.opts.Logger.Error("keeping the registry failed", zap.Error(err))
 		}
@@ -61,7 +62,7 @@ func (r *Relay) registryOnce(ctx context.Context, k *registryKeeper) error {
 		return err
 	}
 	defer db.close()
-	return errors.Join(r.trustRegistry(ctx, db, k), r.markSilent(ctx, db), r.pruneMarked(ctx, db, k))
+	return errors.Join(r.trustRegistry(ctx, db, k), r.markSilent(ctx, db, k), r.pruneMarked(ctx, db, k))
 }
 
 // trustRegistry counts, and shortens what receipts wait for besides reports.
@@ -91,7 +92,7 @@ func (r *Relay) trustRegistry(ctx context.Context, db *database, k *registryKeep
 			err = db.exec(ctx, "UPDATE keysidecar.registry SET identity = keysidecar.registry_identity() WHERE identity = $1 AND keysidecar.registry_identity() = $2", stored, present)
 		}
 	}
-	if unreported > target && k.unreported.over(fmt.Sprint(changes), now, millis(unreported)) {
+	if unreported > target && k.unreported.over(fmt.Sprint(present, " ", changes), now, millis(unreported)) {
 		err = errors.Join(err, db.exec(ctx, "UPDATE keysidecar.registry SET unreported_ms = $1 WHERE unreported_changes = $2", target, changes))
 	}
 	return errors.Join(err, db.exec(ctx, "UPDATE keysidecar.registry SET size = $1 WHERE size <> $1", size))
@@ -99,19 +100,65 @@ func (r *Relay) trustRegistry(ctx context.Context, db *database, k *registryKeep
 
 func millis(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
 
-// markSilent marks sidecars that have not reported for long. That one of them is
-// alive does no harm: it finds the mark, and registers again. So it does not matter
-// that wall clocks are compared here.
-func (r *Relay) markSilent(ctx context.Context, db *database) error {
-	err := db.exec(ctx, `UPDATE keysidecar.instances i SET marked_at = clock_timestamp() FROM (
-			SELECT registration FROM keysidecar.instances
-			WHERE marked_at IS NULL AND reported_at < clock_timestamp() - make_interval(secs => $1)
-			LIMIT 1000 FOR UPDATE SKIP LOCKED) AS silent
-		WHERE i.registration = silent.registration`, r.limits.silent.Seconds())
-	if err != nil {
-		return fmt.Errorf("mark silent sidecars: %w", err)
+// markSilent marks sidecars that have not reported for long, as this relay itself has
+// seen: after an outage of the database all of them are silent at once, and none is
+// gone. That one of those marked is alive does no harm: it finds the mark, and
+// registers again.
+func (r *Relay) markSilent(ctx context.Context, db *database, k *registryKeeper) error {
+	now := r.clock.Sync()
+	every := r.limits.silent / 10
+	if k.looked != 0 && now.Sub(k.looked) < every {
+		return nil
 	}
+	if now.Sub(k.looked) > r.limits.silent/2 {
+		clear(k.silent) // nobody looked; perhaps nobody could report
+	}
+	k.looked = 0 // until this look has succeeded
+	reports, err := r.reports(ctx, db)
+	if err != nil {
+		return fmt.Errorf("look for silent sidecars: %w", err)
+	}
+	seen := make(map[string]clock.Instant, len(reports))
+	for _, m := range reports {
+		id := fmt.Sprintf("%s@%d", m.registration, m.at.UnixMicro())
+		since, known := k.silent[id]
+		if !known {
+			since = now
+		}
+		seen[id] = since
+		if now.Sub(since) < r.limits.silent {
+			continue
+		}
+		err := db.exec(ctx, "UPDATE keysidecar.instances SET marked_at = clock_timestamp() WHERE registration = $1 AND reported_at = $2 AND marked_at IS NULL", m.registration, m.at)
+		if err != nil {
+			return fmt.Errorf("mark a silent sidecar: %w", err)
+		}
+		delete(seen, id)
+	}
+	k.silent, k.looked = seen, now
 	return nil
+}
+
+type reported struct {
+	registration string
+	at           time.Time
+}
+
+// reports returns when each unmarked sidecar last reported.
+func (r *Relay) reports(ctx context.Context, db *database) (all []reported, err error) {
+	rows, err := db.conn.Query(ctx, "SELECT registration::text, reported_at FROM keysidecar.instances WHERE marked_at IS NULL")
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var m reported
+		if err := rows.Scan(&m.registration, &m.at); err != nil {
+			return nil, err
+		}
+		all = append(all, m)
+	}
+	return all, rows.Err()
 }
 
 // pruneMarked deletes what has been marked for its bound. Every question asked under

@@ -27,7 +27,7 @@ func newKeeper(t *testing.T, s *site) *keeper {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &keeper{r, t, newRegistryKeeper()}
+	return &keeper{r, t, r.keeper}
 }
 
 func (k *keeper) once() {
@@ -52,8 +52,10 @@ func TestSidecarIsPrunedWhileItMayAnswer(t *testing.T) {
 	if n := s.int(t, "SELECT count(*) FROM keysidecar.instances WHERE marked_at IS NOT NULL"); n != 0 || s.int(t, "SELECT size FROM keysidecar.registry") != 2 {
 		t.Fatalf("%d were marked at once", n)
 	}
-	s.exec(t, `UPDATE keysidecar.instances SET reported_at = now() - interval '4 minutes'`)
-	k.once()
+	for range 4 { // a minute or so each: whoever does not look for longer has seen nothing
+		k.pass(k.limits.silent / 4)
+		k.once()
+	}
 	if n := s.int(t, "SELECT count(*) FROM keysidecar.instances WHERE marked_at IS NOT NULL"); n != 2 {
 		t.Fatalf("%d were marked", n)
 	}
@@ -81,6 +83,30 @@ func TestSidecarIsPrunedWhileItMayAnswer(t *testing.T) {
 	k.once()
 	if n := s.registered(t); n != 0 {
 		t.Fatalf("%d are left", n)
+	}
+}
+
+// While the database is away nobody can report, and nobody is gone.
+func TestOutageMarksTheWholeFleet(t *testing.T) {
+	s := newSite(t)
+	k := newKeeper(t, s)
+	s.exec(t, `SELECT keysidecar.register(gen_random_uuid(), 'a', 3000, 0, 'fail_closed', 'test')`)
+	k.once()
+	k.pass(time.Hour)
+	k.once()
+	k.pass(k.limits.silent / 4)
+	k.once()
+	if n := s.int(t, "SELECT count(*) FROM keysidecar.instances WHERE marked_at IS NOT NULL"); n != 0 {
+		t.Fatalf("%d were marked after an hour without a look", n)
+	}
+	// A report begins it anew.
+	for range 20 {
+		k.pass(k.limits.silent / 4)
+		s.exec(t, `UPDATE keysidecar.instances SET reported_at = clock_timestamp()`)
+		k.once()
+	}
+	if n := s.int(t, "SELECT count(*) FROM keysidecar.instances WHERE marked_at IS NOT NULL"); n != 0 {
+		t.Fatalf("%d were marked that report", n)
 	}
 }
 

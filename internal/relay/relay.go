@@ -125,7 +125,8 @@ type Relay struct {
 	clock   *clock.Clock
 	metrics *metrics
 
-	kept clock.Instant // when housekeeping was last begun; used by the leader only
+	kept   clock.Instant   // when housekeeping was last begun; used by the leader only
+	keeper *registryKeeper // likewise: what it has waited for outlives a term
 
 	mu     sync.Mutex
 	status Status
@@ -145,7 +146,7 @@ func New(opts Options) (*Relay, error) {
 		host = "unknown"
 	}
 	return &Relay{
-		opts: opts, limits: defaultLimits(), clock: clock.New(), metrics: m,
+		opts: opts, limits: defaultLimits(), clock: clock.New(), metrics: m, keeper: newRegistryKeeper(),
 		name: fmt.Sprintf("%s/%d", host, os.Getpid()),
 		dial: rabbit.Options{URLs: opts.URLs, TLS: opts.TLS, Name: "keysidecar relay " + host},
 	}, nil

@@ -79,7 +79,7 @@ var (
 
 	// About receipts.
 	errBadWait            = &problem{status: 400, code: "bad_wait", detail: "wait must be a time with its unit, such as 3s or 500ms, and at most 30s"}
-	errNoEvent            = &problem{status: 404, code: "no_event", detail: "the log has no event of this key; events past their retention are deleted"}
+	errNoEvent            = &problem{status: 404, code: "no_event", detail: "the log has no event that ended or changed this key since its issue; events past their retention are deleted"}
 	errEventLost          = &problem{status: 409, code: "event_lost", detail: "the database has lost the change that was waited for; look at the key and change it again"}
 	errTooManyWaits       = &problem{status: 429, code: "too_many_waits", detail: "as many requests wait for receipts as may"}
 	errNoRegistry         = &problem{status: 501, code: "no_registry", detail: "the keys come from a file: there is no registry of sidecars to ask"}

@@ -46,6 +46,9 @@ BEGIN
 	ELSIF TG_OP = 'INSERT' OR OLD.name <> 'fleet.unreported_ms' THEN
 		RETURN NULL;
 	END IF;
+	IF current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN
+		PERFORM set_config('synchronous_commit', 'on', true); -- a sidecar may use the leave at once
+	END IF;
 	UPDATE keysidecar.registry SET unreported_ms = greatest(unreported_ms, longest), unreported_changes = unreported_changes + 1;
 	RETURN NULL;
 END $$;
@@ -83,6 +86,7 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 CREATE TRIGGER distrust_registry AFTER TRUNCATE ON keysidecar.instances FOR EACH STATEMENT EXECUTE FUNCTION keysidecar.distrust_registry();
+ALTER TABLE keysidecar.instances ENABLE ALWAYS TRIGGER distrust_registry;
 
 -- register is acknowledged, durably, before the first question of the sidecar
 -- that calls it. failed are registrations of the same process whose outcome it
@@ -149,11 +153,12 @@ COMMENT ON FUNCTION keysidecar.forget_instance IS 'Takes sidecars of this name o
 -- the statement which calls it. complete goes by reports only; nothing here waits,
 -- so nothing here can know that a bound has passed. A caller who waits may take an
 -- awaited sidecar for over once it has itself waited awaited_ms since it first saw
--- this answer with this registry, and must wait wait_ms in any case.
+-- this answer with this registry, and must wait wait_ms in any case; while the two
+-- registries differ, what was seen before they did does not count.
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.receipt(seq bigint, OUT complete boolean, OUT receipt_seq bigint, OUT event_id uuid, OUT kind text, OUT key_id text, OUT owner_id text,
 	OUT actor text, OUT occurred_at timestamptz, OUT committed_at timestamptz, OUT superseded boolean,
-	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text)
+	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text, OUT trusted_registry text)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -175,6 +180,7 @@ BEGIN
 	END IF;
 	receipt.registry := at;
 	SELECT * INTO r FROM keysidecar.registry;
+	receipt.trusted_registry := r.identity;
 	SELECT array_agg(i.instance ORDER BY i.instance) FILTER (WHERE known), array_agg(i.instance ORDER BY i.instance, i.registration) FILTER (WHERE NOT known),
 			array_agg(i.bound_ms ORDER BY i.instance, i.registration) FILTER (WHERE NOT known), max(i.bound_ms)
 		INTO receipt.acknowledged, receipt.awaited, receipt.awaited_ms, longest
@@ -188,15 +194,17 @@ BEGIN
 		WHEN receipt.kind = 'owner_changed' THEN EXISTS (SELECT 1 FROM keysidecar.owners o WHERE o.owner_id = receipt.owner_id AND o.suspended_at IS NULL)
 		WHEN receipt.kind IN ('revoked', 'deleted') THEN EXISTS (
 			SELECT 1 FROM keysidecar.events e WHERE e.key_id = receipt.key_id AND e.seq > receipt.seq AND (e.kind = 'issued' OR e.kind = 'changed'
-				AND EXISTS (SELECT 1 FROM keysidecar.public_keys k WHERE k.key_id = receipt.key_id AND k.revoked_at IS NULL)))
+				AND NOT EXISTS (SELECT 1 FROM keysidecar.public_keys k WHERE k.key_id = receipt.key_id AND k.revoked_at IS NOT NULL)))
 		ELSE false END;
 END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION keysidecar.receipt(bigint) IS 'Which sidecars have read the log up to seq, and which have not. All NULL if the log has no such event.';
 
 -- The event that ended a key: its newest revocation or deletion if nothing was heard
--- of it since; else the newest of that, of a change of its owner, and of a reset; else
--- its newest event of any kind. A later event is never too early a receipt.
+-- of it since; else the newest of that, of a change of its owner, and of a reset; if it
+-- was neither revoked nor deleted, its newest change counts too (a table that is
+-- watched without a revoked column knows no other). A later event is never too early a
+-- receipt. NULL if nothing came after its issue.
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.receipt_seq(key_id text) RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -205,45 +213,51 @@ AS $$
 #variable_conflict use_column
 DECLARE
 	newest bigint;
+	last_kind text;
 	ended bigint;
+	other bigint;
 	owner text;
 BEGIN
-	SELECT e.seq, e.owner_id INTO newest, owner FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id ORDER BY e.seq DESC LIMIT 1;
-	SELECT max(e.seq) INTO ended FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id AND e.kind IN ('revoked', 'deleted');
+	SELECT e.seq, e.kind, e.owner_id INTO newest, last_kind, owner
+		FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id COLLATE "C" ORDER BY e.seq DESC LIMIT 1;
+	SELECT max(e.seq) INTO ended FROM keysidecar.events e WHERE e.key_id = receipt_seq.key_id COLLATE "C" AND e.kind IN ('revoked', 'deleted');
 	IF newest IS NULL OR ended = newest THEN
 		RETURN ended;
 	END IF;
-	RETURN coalesce(greatest(ended,
-			(SELECT max(e.seq) FROM keysidecar.events e WHERE e.kind = 'owner_changed' AND e.owner_id = owner),
-			(SELECT min(e.seq) FROM keysidecar.events e WHERE e.kind = 'reset' AND e.seq > newest)),
-		newest);
+	other := greatest(
+		(SELECT max(e.seq) FROM keysidecar.events e WHERE e.kind = 'owner_changed' AND e.owner_id = owner),
+		(SELECT min(e.seq) FROM keysidecar.events e WHERE e.kind = 'reset' AND e.seq > newest));
+	IF ended IS NOT NULL THEN
+		RETURN greatest(ended, other);
+	ELSIF last_kind = 'issued' AND coalesce(other < newest, true) THEN
+		RETURN NULL; -- nothing has ended it
+	END IF;
+	RETURN greatest(newest, other);
 END $$;
 -- +goose StatementEnd
 CREATE INDEX events_reset ON keysidecar.events (seq) WHERE kind = 'reset';
 
--- The newest event of an owner: it was changed, or keys of it were.
+-- The newest change of an owner.
 -- +goose StatementBegin
 CREATE FUNCTION keysidecar.receipt_owner_seq(owner_id text) RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(
-		(SELECT max(e.seq) FROM keysidecar.events e WHERE e.kind = 'owner_changed' AND e.owner_id = receipt_owner_seq.owner_id),
-		(SELECT max(e.seq) FROM keysidecar.events e WHERE e.owner_id = receipt_owner_seq.owner_id))
+	SELECT max(e.seq) FROM keysidecar.events e WHERE e.kind = 'owner_changed' AND e.owner_id = receipt_owner_seq.owner_id COLLATE "C"
 $$;
 -- +goose StatementEnd
 
 CREATE FUNCTION keysidecar.receipt(key_id text, OUT complete boolean, OUT receipt_seq bigint, OUT event_id uuid, OUT kind text, OUT owner_id text,
 	OUT actor text, OUT occurred_at timestamptz, OUT committed_at timestamptz, OUT superseded boolean,
-	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text)
+	OUT acknowledged text[], OUT awaited text[], OUT awaited_ms bigint[], OUT wait_ms bigint, OUT registry text, OUT trusted_registry text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT r.complete, r.receipt_seq, r.event_id, r.kind, r.owner_id, r.actor, r.occurred_at, r.committed_at, r.superseded,
-		r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms, r.registry
+		r.acknowledged, r.awaited, r.awaited_ms, r.wait_ms, r.registry, r.trusted_registry
 	FROM keysidecar.receipt(keysidecar.receipt_seq(receipt.key_id)) AS r
 $$;
-COMMENT ON FUNCTION keysidecar.receipt(text) IS 'Which sidecars have read that this key was revoked or deleted, and which have not. All NULL if the log has no event of it.';
+COMMENT ON FUNCTION keysidecar.receipt(text) IS 'Which sidecars have read that this key was revoked or deleted, and which have not. All NULL if the log has no event that ended or changed it since its issue. By reports only, and only of what is committed.';
 
 -- +goose Down
 
