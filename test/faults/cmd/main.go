@@ -104,6 +104,9 @@ func (s *settings) mode(ctx context.Context, o faults.Options) (name, section st
 		return "receipts", section, err
 	case s.soak:
 		plain(6)
+		for i := range o.Fleet {
+			o.Fleet[i].Env = append(o.Fleet[i].Env, fmt.Sprintf("KEYSIDECAR_CACHE_CAPACITY=%d", faults.SoakCapacity))
+		}
 		section, err = faults.Soak(ctx, o)
 		return "soak", section, err
 	}
