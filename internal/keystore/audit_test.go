@@ -52,7 +52,7 @@ func TestAuditorsDisagreeWithTheirContract(t *testing.T) {
 			}
 			for _, id := range []string{"k0", "k1"} {
 				var filled Record
-				if err := w.Fill(deadline(t), id, h.Cursor, member(t, w), func(f Filled) { filled = f.Row.record(nil) }); err != nil {
+				if err := w.Fill(deadline(t), id, h.Cursor, member(t, w), func(f Filled) { filled = f.Row.record() }); err != nil {
 					t.Fatal(err)
 				}
 				if k := page.Keys[id]; k.Later || k.Unusable || k.OwnerSuspended || !filled.sameState(k.Record) {

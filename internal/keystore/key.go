@@ -211,9 +211,9 @@ func (row *Row) check() error {
 	return nil
 }
 
-// record packs row, using scratch's capacity for the work.
-func (row *Row) record(scratch []byte) Record {
-	return Record{packed: string(row.pack(scratch[:0], 0))}
+// record packs row.
+func (row *Row) record() Record {
+	return Record{packed: string(row.pack(nil, 0))}
 }
 
 // pack appends the packed row to b. filled is when it was read.
@@ -259,7 +259,7 @@ func (row *Row) pack(b []byte, filled clock.Instant) []byte {
 }
 
 // NewRecord packs k. It does not check k; see Key.Check.
-func NewRecord(k *Key) Record { return k.row().record(nil) }
+func NewRecord(k *Key) Record { return k.row().record() }
 
 func micros(t time.Time, unset int64) int64 {
 	if t.IsZero() {

@@ -280,7 +280,7 @@ func warmOf(t *testing.T, s Source, limit int) (Head, map[string]Key) {
 	var h Head
 	keys := map[string]Key{}
 	err := s.Warm(ctx, limit, func(got Head) error { h = got; return nil }, func(r *Row) error {
-		rec := r.record(nil)
+		rec := r.record()
 		k := rec.Key()
 		k.OwnerSuspended = r.OwnerSuspended
 		keys[k.ID] = k
@@ -302,7 +302,7 @@ func fillOf(t *testing.T, s Source, id string, at Cursor) (k Key, found bool, f 
 			t.Error("a fill was asked by a member, and says it was not")
 		}
 		if got.Row != nil {
-			rec := got.Row.record(nil)
+			rec := got.Row.record()
 			k, found = rec.Key(), true
 			k.OwnerSuspended = got.Row.OwnerSuspended
 		}
