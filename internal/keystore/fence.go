@@ -62,9 +62,10 @@ func (s *Store) RequestFence(why string) {
 }
 
 // putOff waits for a random part of the fleet's spread, or until somebody waits
-// for the fence.
+// for the fence. A quarter of it passes in any case: the message is still on its way
+// to others, who have to refuse the key before anybody asks Postgres about it.
 func (s *Store) putOff(ctx context.Context) {
-	timer := time.NewTimer(jitter(s.spread()))
+	timer := time.NewTimer(s.spread()/4 + jitter(s.spread()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
