@@ -184,6 +184,7 @@ func (f *full) sidecar(b *testing.B, dsn string, urls func() ([]string, error), 
 		Clock: clock.New(), Source: source, Logger: zap.NewNop(), Registerer: reg, Capacity: 100_000,
 		NegativeTTL: 5 * time.Second, FillTimeout: 500 * time.Millisecond, MaxFills: 16, MissRate: 200,
 		MaxStaleness: 3 * time.Second, FenceInterval: time.Second, MinFenceGap: 100 * time.Millisecond,
+		Instance: name, Version: "bench", Report: true,
 	})
 	must(b, err)
 	background(b, store.Run)

@@ -102,6 +102,7 @@ func readAsASidecar(ctx context.Context, t *testing.T, conn *pgx.Conn, dsn strin
 		Clock: clock.New(), Source: source, Logger: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 		Capacity: 100, FillTimeout: 5 * time.Second, MaxFills: 4, MissRate: 100,
 		MaxStaleness: 3 * time.Second, FenceInterval: time.Second, MinFenceGap: 10 * time.Millisecond,
+		Instance: "adopted", Version: "test", Report: true,
 	})
 	if err != nil {
 		t.Fatal(err)
