@@ -18,19 +18,18 @@ import (
 	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
-// meter measures what operations cost the database: processor time of one backend
+// meter measures what operations cost the database: processor time of backends
 // and bytes of write-ahead log.
 type meter struct {
 	b    *testing.B
 	conn *pgx.Conn
-	pid  int
+	pids []int32
 
 	cpu time.Duration
 	wal int64
 }
 
-// meterOf watches the youngest backend with this application_name: the fence connects
-// after the pool for fills.
+// meterOf watches the backends with this application_name.
 func meterOf(b *testing.B, dsn, application string) *meter {
 	b.Helper()
 	m := &meter{b: b}
@@ -39,26 +38,31 @@ func meterOf(b *testing.B, dsn, application string) *meter {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = m.conn.Close(context.Background()) })
-	if err := m.conn.QueryRow(context.Background(), `SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()
-		ORDER BY backend_start DESC LIMIT 1`, application).Scan(&m.pid); err != nil {
-		b.Fatalf("the backend of %s: %v", application, err)
+	rows, err := m.conn.Query(context.Background(), `SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()`, application)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if m.pids, err = pgx.CollectRows(rows, pgx.RowTo[int32]); err != nil || len(m.pids) == 0 {
+		b.Fatalf("the backends of %s: %v %v", application, m.pids, err)
 	}
 	return m
 }
 
 func (m *meter) read() (cpu time.Duration, wal int64) {
 	m.b.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid))
-	if err != nil {
-		m.b.Fatal(err)
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
-	for _, f := range fields[11:13] { // utime and stime in hundredths of a second, proc(5)
-		n, err := strconv.ParseInt(f, 10, 64)
+	for _, pid := range m.pids {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		if err != nil {
 			m.b.Fatal(err)
 		}
-		cpu += time.Duration(n) * 10 * time.Millisecond
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+2:]))
+		for _, f := range fields[11:13] { // utime and stime in hundredths of a second, proc(5)
+			n, err := strconv.ParseInt(f, 10, 64)
+			if err != nil {
+				m.b.Fatal(err)
+			}
+			cpu += time.Duration(n) * 10 * time.Millisecond
+		}
 	}
 	if err := m.conn.QueryRow(context.Background(), `SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint`).Scan(&wal); err != nil {
 		m.b.Fatal(err)

@@ -80,7 +80,9 @@ func (b *bench) warm() *bench {
 // expect looks a key up and compares the code.
 func (b *bench) expect(id string, want Code) Answer {
 	b.t.Helper()
-	a, err := b.store.Lookup(context.Background(), id, Bounds{})
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // a wrong wait must fail, not hang
+	defer cancel()
+	a, err := b.store.Lookup(ctx, id, Bounds{})
 	if want == Unavailable {
 		var u *UnavailableError
 		if !errors.As(err, &u) {
