@@ -12,7 +12,9 @@ import (
 func (b *bench) lookup(id string) <-chan Answer {
 	out := make(chan Answer, 1)
 	go func() {
-		a, err := b.store.Lookup(context.Background(), id, Bounds{})
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // a wrong wait must fail, not hang
+		defer cancel()
+		a, err := b.store.Lookup(ctx, id, Bounds{})
 		if err != nil {
 			b.t.Errorf("%s: %v", id, err)
 		}
