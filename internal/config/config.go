@@ -128,7 +128,7 @@ type Freshness struct {
 	MaxStaleness time.Duration `key:"max_staleness"`
 	// How often the primary is asked what happened. Between an outage's beginning and refusals lie at least max_staleness minus this.
 	FenceInterval time.Duration `key:"fence_interval"`
-	// Shortest time between two fences that messages ask for.
+	// Shortest time between two fences that messages ask for, on the average: after a pause two may follow each other at once.
 	MinFenceGap time.Duration `key:"min_fence_gap"`
 	// What happens when max_staleness is over and Postgres is silent: fail_closed (503) or serve_stale. Danger: serve_stale makes stale_limit the L of the promise.
 	OnStale string `key:"on_stale"`

@@ -29,7 +29,7 @@ var fieldDocs = map[string]string{
 	"cache.miss_rate":            "Reads of the store a second; beyond them the answer is unavailable. It bounds what a flood of unknown keys can cost the database.",
 	"freshness.max_staleness":    "L of the promise: how long after its revocation was acknowledged a key can at most be accepted, whatever fails.",
 	"freshness.fence_interval":   "How often the primary is asked what happened. Between an outage's beginning and refusals lie at least max_staleness minus this.",
-	"freshness.min_fence_gap":    "Shortest time between two fences that messages ask for.",
+	"freshness.min_fence_gap":    "Shortest time between two fences that messages ask for, on the average: after a pause two may follow each other at once.",
 	"freshness.on_stale":         "What happens when max_staleness is over and Postgres is silent: fail_closed (503) or serve_stale. Danger: serve_stale makes stale_limit the L of the promise.",
 	"freshness.stale_limit":      "Under serve_stale: the age up to which stale answers are given. At least max_staleness.",
 	"audit.interval":             "Mean time between two comparisons of a sample of memory with the store; 0: none. Each is one query for each sidecar.",

@@ -47,9 +47,19 @@ would ever mention it.
 
 A warm builds a new memory without a lease. The fence that grants it the first one
 asks from the warm's own head, and so brings every event since the snapshot.
-Complete memory
-(every key loaded, none evicted) answers "unknown" without asking; complete is
-cleared before anything is evicted, and an event leaves a mark rather than a gap.
+Complete memory (every key loaded, none evicted) answers "unknown" without asking;
+complete is cleared before anything is evicted, and an event leaves a mark rather
+than a gap.
+
+# Who may ask
+
+Receipts (package receipt) wait for every process that may still answer by an old
+state. So a process registers with its source, durably, before its first fence or
+fill, and each of them carries the registration: an answer whose snapshot shows the
+entry missing or marked is void, and the process registers anew (fleet.go). A fence
+reports the cursor that was held when it was asked; one that moved the cursor is
+followed at once by one that reports it. The entry is taken back after the lease
+has ended and the last fill is over.
 
 # Time
 
@@ -62,7 +72,7 @@ life at both ends.
 
 Store.Run owns three goroutines: one that fences and warms, which alone moves
 cursors and grants leases, one that watches the source, and one that compares
-samples of memory with it (see claim for why lag is not taken for drift). Each fill runs in a
-goroutine of its own, at most max_fills, ended before Run returns.
+samples of memory with it (see claim for why lag is not taken for drift). Each fill
+runs in a goroutine of its own, at most max_fills, ended before Run returns.
 */
 package keystore

@@ -56,4 +56,9 @@
 // Each minute the leader checks that capture is whole; clears keysidecar.staging,
 // where nothing should be left; and deletes events past their retention, never
 // the newest 10,000.
+//
+// Every two seconds it looks after the registry of sidecars (registry.go), because
+// that needs somebody who can wait: a sidecar that was silent for three minutes is
+// marked, and deleted one bound later; after a promotion or a restore the registry is
+// trusted again when the longest bound has passed.
 package relay
