@@ -65,6 +65,13 @@ SEED ?= 1
 chaos: deps ## Break everything at random for DURATION (30m), judge what sidecars answered, write docs/evidence.md
 	$(GO) run ./test/faults/cmd -duration $(DURATION) -seed $(SEED) -out docs/evidence.md
 
+# Sizes of fleets, 300 at most.
+N ?= 1,10,50,100
+
+.PHONY: scale
+scale: deps ## Start fleets of N real sidecars and print what they cost and how fast they are (N=1,10,50,100)
+	$(GO) run ./test/scale/cmd -n $(N) -out docs/scale.md
+
 .PHONY: mutants
 mutants: deps ## Break the protocol's rules one by one and show which test notices
 	$(GO) run ./test/mutants -out docs/evidence.md

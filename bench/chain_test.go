@@ -309,7 +309,7 @@ func newBare(b *testing.B, dsn, url string) *bare {
 				return err
 			}
 			confirm, err := out.PublishWithDeferredConfirmWithContext(ctx, "bare", "", false, false,
-				amqp.Publishing{DeliveryMode: amqp.Persistent, Body: []byte(n.Payload)})
+				amqp.Publishing{DeliveryMode: amqp.Transient, Body: []byte(n.Payload)})
 			if err != nil {
 				return err
 			}

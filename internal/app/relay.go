@@ -35,7 +35,7 @@ func makeRelay(p *process, cfg *config.Config, b Build) error {
 	}
 	r, err := relay.New(relay.Options{
 		DSN: cfg.RelayDSN, URLs: cfg.BrokerURLs, TLS: tls, Exchange: cfg.AMQP.Exchange,
-		PollInterval: cfg.Relay.PollInterval, Batch: cfg.Relay.Batch, Retention: cfg.Relay.Retention, Wakeup: cfg.Relay.Wakeup,
+		PollInterval: cfg.Relay.PollInterval, Batch: cfg.Relay.Batch, Retention: cfg.Relay.Retention, Wakeup: cfg.Relay.Wakeup, Persistent: cfg.Relay.Persistent,
 		Logger: p.log.Named("relay"), Registerer: reg,
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	if cfg.Listen.Admin.Address != "" {
 		admin, err := server.NewAdmin(server.AdminOptions{
-			Address: cfg.Listen.Admin.Address, Status: store.Status, StartUnwarmed: cfg.Startup.Require == config.RequireNone,
+			Address: cfg.Listen.Admin.Address, Status: store.Status, Activity: store.Activity, StartUnwarmed: cfg.Startup.Require == config.RequireNone,
 			Instance: cfg.Instance, Version: b.Version, Components: components,
 			Gatherer: reg, Registerer: reg, Logger: p.log.Named("admin"),
 		})

@@ -182,6 +182,8 @@ type Relay struct {
 	Retention time.Duration `key:"retention"`
 	// What wakes the relay: notify (LISTEN) or poll (every relay.poll_interval).
 	Wakeup string `key:"wakeup"`
+	// Whether the broker is to keep messages on disk, for subscribers of your own that must not miss one when it restarts. Sidecars do not need it, and hear of a revocation sooner without.
+	Persistent bool `key:"persistent"`
 	// Connection string of the relay. It must be direct, never through a pooler. Default: store.postgres.dsn.
 	DSN string `key:"dsn" secret:"true"`
 	// File with the relay's connection string; read again at every new connection.

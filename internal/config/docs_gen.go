@@ -48,6 +48,7 @@ var fieldDocs = map[string]string{
 	"relay.batch":                "Events the relay reads and publishes at a time.",
 	"relay.retention":            "Age after which the relay deletes events from the log. The newest 10,000 always stay.",
 	"relay.wakeup":               "What wakes the relay: notify (LISTEN) or poll (every relay.poll_interval).",
+	"relay.persistent":           "Whether the broker is to keep messages on disk, for subscribers of your own that must not miss one when it restarts. Sidecars do not need it, and hear of a revocation sooner without.",
 	"relay.dsn":                  "Connection string of the relay. It must be direct, never through a pooler. Default: store.postgres.dsn.",
 	"relay.dsn_file":             "File with the relay's connection string; read again at every new connection.",
 	"keys.pepper_file":           "File with the pepper for secret keys: with it, key ids of secrets are HMACs. Danger: changing it makes every stored secret key unknown.",

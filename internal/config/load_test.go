@@ -72,7 +72,7 @@ func example(s *Setting) string {
 	case "number":
 		return "77"
 	case "true|false":
-		return "false"
+		return other(s.text(Default()))
 	}
 	return "77"
 }
@@ -149,6 +149,9 @@ func loadWithFlag(t *testing.T, content string, s Setting, value string) (*Confi
 func other(value string) string {
 	if value == "false" {
 		return "true"
+	}
+	if value == "true" {
+		return "false"
 	}
 	return value + value[len(value)-1:] // 77 -> 777, 0606 -> 06066: replaced, never parsed
 }

@@ -280,6 +280,9 @@ func (s *Store) applyPage(m *memory, events []event.Event) error {
 	}
 	last := events[len(events)-1]
 	m.cursor.Store(&Cursor{Seq: last.Seq, ID: last.ID})
+	for i := max(0, len(events)-activityKept); i < len(events); i++ {
+		s.activity.note(&events[i], false)
+	}
 	s.metrics.applied(pathFence, len(events))
 	s.arrivals.fenced(events)
 	return nil

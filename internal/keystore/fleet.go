@@ -20,9 +20,9 @@ import (
 const reportEvery = time.Minute
 
 // spreadEach is by how much each member of the fleet lengthens the time over which
-// fences that follow a message are spread: about what a fence and a report cost the
-// database.
-const spreadEach = 500 * time.Microsecond
+// fences that follow a message are spread: twice what a fence and a report cost the
+// database, which has other things to do, too.
+const spreadEach = time.Millisecond
 
 // failedKept bounds how many registrations of unknown outcome are remembered.
 const failedKept = 16

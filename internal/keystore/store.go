@@ -99,6 +99,7 @@ type Store struct {
 
 	enrolment enrolment
 	recent    recent
+	activity  activity
 
 	pulse      *pulse
 	spacing    *rate.Limiter // of rounds of fences
@@ -199,6 +200,7 @@ func (s *Store) Evict(e event.Event) {
 	if s.mem.Load().apply(e, false) {
 		s.metrics.marked.Inc()
 	}
+	s.activity.note(&e, true)
 	s.metrics.applied(pathQueue, 1)
 	s.RequestFence(FenceForMessage)
 }

@@ -164,13 +164,14 @@ type audience struct {
 	mu      sync.Mutex
 	changed chan struct{}
 	count   map[int64]int
+	modes   map[int64]uint8 // how each was kept: amqp.Transient or amqp.Persistent
 	order   []event.Event
 	arrived []time.Time
 }
 
 func listenTo(t *testing.T, brokerURL, queue string) *audience {
 	t.Helper()
-	a := &audience{changed: make(chan struct{}), count: map[int64]int{}}
+	a := &audience{changed: make(chan struct{}), count: map[int64]int{}, modes: map[int64]uint8{}}
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
 	done := make(chan struct{})
@@ -224,11 +225,12 @@ func (a *audience) session(ctx context.Context, brokerURL, queue string, ready f
 				return amqp.ErrClosed
 			}
 			e, err := event.Decode(d.Body)
-			if err != nil || d.DeliveryMode != amqp.Persistent || d.ContentType != event.ContentType {
+			if err != nil || d.ContentType != event.ContentType {
 				panic(fmt.Sprintf("published %q: %v", d.Body, err))
 			}
 			a.mu.Lock()
 			a.count[e.Seq]++
+			a.modes[e.Seq] = d.DeliveryMode
 			a.order = append(a.order, e)
 			a.arrived = append(a.arrived, time.Now())
 			close(a.changed)

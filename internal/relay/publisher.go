@@ -197,10 +197,14 @@ func why(err error, session *rabbit.Session, ch *amqp.Channel, closed <-chan *am
 func (p *publisher) send(session *rabbit.Session, ch *amqp.Channel, it *item, flight chan<- flying) error {
 	it.sent = p.clock.Now()
 	var dc *amqp.DeferredConfirmation
+	mode := amqp.Transient
+	if p.opts.Persistent {
+		mode = amqp.Persistent
+	}
 	err := session.Call("publish", func() (err error) {
 		dc, err = ch.PublishWithDeferredConfirm(p.opts.Exchange, "", false, false, amqp.Publishing{
 			ContentType:  event.ContentType,
-			DeliveryMode: amqp.Persistent,
+			DeliveryMode: mode,
 			MessageId:    it.event.ID.String(),
 			Timestamp:    it.event.OccurredAt,
 			Body:         it.body,

@@ -42,7 +42,9 @@ type Options struct {
 	// Retention is the age at which events are deleted.
 	Retention time.Duration
 	// Wakeup is WakeupNotify or WakeupPoll.
-	Wakeup     string
+	Wakeup string
+	// Persistent asks the broker to keep messages on disk; docs/adr/0010 says why not.
+	Persistent bool
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer
 }

@@ -266,7 +266,7 @@ func TestBrokerAlarmedStoppedKilledPausedAndBackLosesNothing(t *testing.T) {
 	t.Parallel()
 	own := testenv.StartRabbitMQ(t)
 	s := siteOn(t, pg, own.URL())
-	f := prepare(t, s, nil)
+	f := prepare(t, s, func(o *Options) { o.Persistent = true })
 	f.limits.confirm = 200 * time.Millisecond
 	f.run(t)
 	s.issue(t, 10)
@@ -305,6 +305,25 @@ func TestBrokerAlarmedStoppedKilledPausedAndBackLosesNothing(t *testing.T) {
 	f.noneRefused(t)
 	if f.logs.FilterMessage("leading").Len() != 1 {
 		t.Error("the broker's faults cost the lead, though nobody else waited for it")
+	}
+}
+
+// What is kept on disk takes the broker twice the processor time for each queue.
+func TestMessagesAreKeptOnDiskOnlyIfAskedFor(t *testing.T) {
+	t.Parallel()
+	for persistent, want := range map[bool]uint8{false: amqp.Transient, true: amqp.Persistent} {
+		s := newSite(t)
+		start(t, s, func(o *Options) { o.Persistent = persistent })
+		s.issue(t, 3)
+		s.untilPublished(t)
+		s.allSeen(t, 0, true)
+		s.seen.mu.Lock()
+		for seq, mode := range s.seen.modes {
+			if mode != want {
+				t.Errorf("Persistent %v: event %d has delivery mode %d", persistent, seq, mode)
+			}
+		}
+		s.seen.mu.Unlock()
 	}
 }
 

@@ -26,6 +26,8 @@ type AdminOptions struct {
 	Address string
 	// Status is the keystore's; nil where there is none (a relay).
 	Status func() keystore.Status
+	// Activity is what the keystore applied last; nil where there is none.
+	Activity func() []keystore.Applied
 	// Checks must pass besides for /readyz. Each must return within milliseconds.
 	Checks []Check
 	// StartUnwarmed lets /startupz pass before the first warm (startup.require: none).
@@ -151,6 +153,8 @@ type statuszBody struct {
 	Build      buildBody      `json:"build"`
 	Keystore   *statusBody    `json:"keystore,omitempty"`
 	Components map[string]any `json:"components,omitempty"`
+	// Events are those applied last, newest first.
+	Events []eventBody `json:"recent_events,omitempty"`
 }
 
 type buildBody struct {
@@ -167,6 +171,11 @@ func (a *Admin) statusz(w http.ResponseWriter, _ *http.Request) {
 		s := a.opts.Status()
 		k := newStatusBody(a.opts.Instance, a.opts.Version, &s)
 		body.Keystore = &k
+	}
+	if a.opts.Activity != nil {
+		for _, e := range a.opts.Activity() {
+			body.Events = append(body.Events, newEventBody(&e))
+		}
 	}
 	if len(a.opts.Components) > 0 {
 		body.Components = make(map[string]any, len(a.opts.Components))

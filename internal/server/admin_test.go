@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/keysidecar/keysidecar/internal/event"
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
 
@@ -170,8 +171,15 @@ func TestStatuszTellsTheState(t *testing.T) {
 		Status:   func() keystore.Status { return keystore.Status{Warmed: true, Entries: 7} },
 		Instance: "i-1", Version: "1.2.3",
 		Components: map[string]func() any{"broker": func() any { return map[string]bool{"connected": true} }},
+		Activity: func() []keystore.Applied {
+			at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+			return []keystore.Applied{{Seq: 9, Kind: event.Revoked, KeyID: "pk_live_1", ByQueue: true, OccurredAt: at, AppliedAt: at.Add(1500 * time.Microsecond)}}
+		},
 	})
 	code, body := get("/statusz")
+	if strings.Contains(body, "pk_live_1") {
+		t.Errorf("a key's id is shown: %s", body)
+	}
 	var m struct {
 		Instance, Version string
 		Build             struct{ Go string }
@@ -180,12 +188,16 @@ func TestStatuszTellsTheState(t *testing.T) {
 			Entries int
 		}
 		Components struct{ Broker struct{ Connected bool } }
+		Events     []eventBody `json:"recent_events"`
 	}
 	if err := json.Unmarshal([]byte(body), &m); err != nil {
 		t.Fatal(err)
 	}
 	if code != 200 || m.Instance != "i-1" || m.Version != "1.2.3" || m.Build.Go == "" || !m.Keystore.Warmed || m.Keystore.Entries != 7 || !m.Components.Broker.Connected {
 		t.Errorf("%d %s", code, body)
+	}
+	if len(m.Events) != 1 || m.Events[0].Seq != 9 || m.Events[0].Path != "queue" || m.Events[0].Lag != 1.5 || m.Events[0].Subject != subject("pk_live_1") {
+		t.Errorf("%+v", m.Events)
 	}
 }
 

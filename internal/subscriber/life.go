@@ -19,9 +19,11 @@ const (
 	// prefetch bounds what is delivered and not acknowledged, and with
 	// event.MaxMessageBytes the memory that messages can take.
 	prefetch = 128
-	// An acknowledgement covers up to ackBatch messages or ackDelay of them.
+	// An acknowledgement covers up to ackBatch messages or ackDelay of them. The delay
+	// is longer than a message takes to reach a whole fleet: an acknowledgement keeps
+	// the broker from delivering it to the next.
 	ackBatch = prefetch / 2
-	ackDelay = 10 * time.Millisecond
+	ackDelay = 50 * time.Millisecond
 )
 
 // errQueueLost ends a life whose consumer the broker cancelled.

@@ -3,24 +3,16 @@ package faults
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
-	"runtime"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
-	"golang.org/x/sys/unix"
+
+	"github.com/keysidecar/keysidecar/test/evidence"
 )
 
 // machine says what a run ran on.
 func (w *World) machine(ctx context.Context, version string) []string {
-	var u unix.Utsname
-	_ = unix.Uname(&u) // it cannot fail for a valid address
-	lines := []string{
-		version,
-		fmt.Sprintf("%d cores (%s), Linux %s, %s", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(u.Release[:]), runtime.Version()),
-	}
+	lines := []string{version, evidence.Machine()}
 	var postgres string
 	err := w.onPrimary(ctx, func(c *pgx.Conn) error { return c.QueryRow(ctx, `SHOW server_version`).Scan(&postgres) })
 	if err != nil {
@@ -36,26 +28,4 @@ func (w *World) brokerVersion() string {
 	}
 	defer func() { _ = conn.Close() }()
 	return fmt.Sprint(conn.Properties["version"])
-}
-
-func cpuModel() string {
-	text, err := os.ReadFile("/proc/cpuinfo")
-	if err != nil {
-		return "unknown"
-	}
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
-}
-
-// revision names the commit that the program was built from, as git knows it.
-func revision(ctx context.Context) string {
-	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }

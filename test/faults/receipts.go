@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/evidence"
 )
 
 // timedReceipt is how long a receipt took.
@@ -30,14 +32,14 @@ const receiptSlack = 250 * time.Millisecond
 // Receipts measures how long a revocation's receipt takes: when nothing is broken,
 // when a sidecar stands still, and when one was killed.
 func Receipts(ctx context.Context, o Options) (section string, err error) {
-	w, err := Start(ctx, o.Dir, false, o.Promise, o.Fleet)
+	w, err := startWorld(ctx, o.Dir, false, o.Promise, o.Fleet, true)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Receipts\n\n    %s\n\n", o.Command)
-	for _, line := range w.machine(ctx, "source "+revision(ctx)) {
+	for _, line := range w.machine(ctx, "source "+evidence.Revision(ctx)) {
 		fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 	}
 	fmt.Fprintf(&b, "- %d sidecars, L = %s; one revocation at a time, %s apart, the receipt asked for at another sidecar each time\n\n", len(w.Sidecars), w.Promise.MaxStaleness, receiptPause)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -121,35 +120,4 @@ func quantile(d []time.Duration, q float64) time.Duration {
 	slices.Sort(d)
 	i := int(q*float64(len(d))+0.999999) - 1
 	return d[min(max(i, 0), len(d)-1)].Round(10 * time.Microsecond)
-}
-
-// evidenceHead begins a document of evidence.
-const evidenceHead = `# Evidence
-
-What was measured, by which command, on which machine. Each section is written by the command that it names, and is
-replaced when the command is run again; nothing here is written by hand.
-
-`
-
-// WriteSection puts text into the document at path as the section name, in place of
-// an older one.
-func WriteSection(path, name, text string) error {
-	begin, end := "<!-- section: "+name+" -->\n", "<!-- end: "+name+" -->\n"
-	old, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	document := string(old)
-	if document == "" {
-		document = evidenceHead
-	}
-	section := begin + strings.TrimRight(text, "\n") + "\n" + end
-	before, rest, found := strings.Cut(document, begin)
-	if found {
-		_, after, _ := strings.Cut(rest, end)
-		document = before + section + after
-	} else {
-		document = strings.TrimRight(document, "\n") + "\n\n" + section
-	}
-	return os.WriteFile(path, []byte(document), 0o644)
 }

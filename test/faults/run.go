@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keysidecar/keysidecar/test/evidence"
 	"github.com/keysidecar/keysidecar/test/history"
 	"github.com/keysidecar/keysidecar/test/load"
 )
@@ -136,7 +137,7 @@ func (r *runner) meta(ctx context.Context, began int64) {
 	if err != nil {
 		version = err.Error()
 	}
-	version = strings.Join(strings.Fields(version), " ") + ", source " + revision(ctx)
+	version = strings.Join(strings.Fields(version), " ") + ", source " + evidence.Revision(ctx)
 	r.result.Machine = r.world.machine(ctx, version)
 	r.history.Add(&history.Meta{
 		Seed: r.Seed, MaxStaleness: r.Promise.MaxStaleness, FenceInterval: r.Promise.FenceInterval, Version: version,

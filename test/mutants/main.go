@@ -18,7 +18,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keysidecar/keysidecar/test/faults"
+	"github.com/keysidecar/keysidecar/test/evidence"
 )
 
 func main() {
@@ -68,7 +68,7 @@ func run(ctx context.Context, only, out string) error {
 	fmt.Printf("%d passed, %d failed\n", found, tried-found)
 	fmt.Fprintf(&section, "\nFound: %d/%d.\n", found, tried)
 	if out != "" {
-		missed = append(missed, faults.WriteSection(out, "mutants", section.String()))
+		missed = append(missed, evidence.WriteSection(out, "mutants", section.String()))
 	}
 	return errors.Join(missed...)
 }

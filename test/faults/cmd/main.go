@@ -3,7 +3,7 @@
 //
 //	go run ./test/faults/cmd -duration 30m -seed 7 -out docs/evidence.md
 //
-// Other modes write sections of their own: -healthy, -no-broker, -receipts, -soak.
+// Other modes write sections of their own: -no-broker, -receipts, -soak.
 // The exit status is 1 if a promise or a figure was missed.
 package main
 
@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/keysidecar/keysidecar/test/evidence"
 	"github.com/keysidecar/keysidecar/test/faults"
 )
 
@@ -32,13 +33,13 @@ func main() {
 }
 
 type settings struct {
-	duration                            time.Duration
-	seed                                uint64
-	out, keep                           string
-	sidecars, revocations               int
-	healthy, withoutBroker, soak, wants bool
-	rate, revoke                        float64
-	receiptShare                        float64
+	duration                   time.Duration
+	seed                       uint64
+	out, keep                  string
+	sidecars                   int
+	withoutBroker, soak, wants bool
+	rate, revoke               float64
+	receiptShare               float64
 }
 
 func run(ctx context.Context, args []string) error {
@@ -48,12 +49,10 @@ func run(ctx context.Context, args []string) error {
 	flags.Uint64Var(&s.seed, "seed", 1, "what is drawn at random; the same seed draws the same faults")
 	flags.StringVar(&s.out, "out", "", "document to write the section into (default: standard output)")
 	flags.StringVar(&s.keep, "keep", "", "existing directory to keep the history in (default: none is kept unless something fails)")
-	flags.IntVar(&s.sidecars, "sidecars", 0, "number of sidecars in the modes without random faults (default: 50 for -healthy, 20 for -receipts, else 6)")
-	flags.IntVar(&s.revocations, "revocations", 500, "with -healthy: how many")
+	flags.IntVar(&s.sidecars, "sidecars", 0, "number of sidecars in the modes without random faults (default: 20 for -receipts, else 6)")
 	flags.Float64Var(&s.rate, "rate", 1000, "background requests a second for each sidecar")
 	flags.Float64Var(&s.revoke, "revoke", 30, "revocations a second")
 	flags.Float64Var(&s.receiptShare, "ask-receipts", 0.5, "share of the revocations that a receipt is asked for")
-	flags.BoolVar(&s.healthy, "healthy", false, "measure the time from commit to refusal, nothing broken")
 	flags.BoolVar(&s.withoutBroker, "no-broker", false, "the broker away the whole run")
 	flags.BoolVar(&s.wants, "receipts", false, "measure receipts, healthy and with a sidecar that stands still")
 	flags.BoolVar(&s.soak, "soak", false, "load without faults, and what the sidecars use")
@@ -90,10 +89,6 @@ func (s *settings) mode(ctx context.Context, o faults.Options) (name, section st
 		o.Fleet = faults.Plain(n)
 	}
 	switch {
-	case s.healthy:
-		plain(50)
-		section, err = faults.Healthy(ctx, o, s.revocations)
-		return "healthy", section, err
 	case s.withoutBroker:
 		plain(6)
 		section, err = faults.WithoutBroker(ctx, o)
@@ -140,5 +135,5 @@ func write(out, name, section string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
-	return faults.WriteSection(out, name, section)
+	return evidence.WriteSection(out, name, section)
 }

@@ -13,7 +13,7 @@ import (
 	"os/signal"
 	"strings"
 
-	"github.com/keysidecar/keysidecar/test/faults"
+	"github.com/keysidecar/keysidecar/test/evidence"
 	"github.com/keysidecar/keysidecar/test/model"
 )
 
@@ -49,7 +49,7 @@ func main() {
 	}
 	fmt.Fprintf(to, "\nMutants found: %d/%d.\n", found, mutants)
 	if *out != "" && ctx.Err() == nil {
-		if err := faults.WriteSection(*out, "model", section.String()); err != nil {
+		if err := evidence.WriteSection(*out, "model", section.String()); err != nil {
 			fmt.Fprintln(os.Stderr, "model:", err)
 			os.Exit(1)
 		}

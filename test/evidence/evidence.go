@@ -1,0 +1,78 @@
+// Package evidence writes what a measurement printed into a document, and says on
+// what machine and source it was made.
+package evidence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// head begins a new document.
+const head = `# Evidence
+
+What was measured, by which command, on which machine. Each section is written by the command that it names, and is
+replaced when the command is run again; nothing here is written by hand.
+
+`
+
+// WriteSection puts text into the document at path as the section name, in place of
+// an older one; at the end if there is none.
+func WriteSection(path, name, text string) error {
+	begin, end := "<!-- section: "+name+" -->\n", "<!-- end: "+name+" -->\n"
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	document := string(old)
+	if document == "" {
+		document = head
+	}
+	section := begin + strings.TrimRight(text, "\n") + "\n" + end
+	before, rest, found := strings.Cut(document, begin)
+	if found {
+		_, after, closed := strings.Cut(rest, end)
+		if !closed {
+			return fmt.Errorf("%s: the section %q does not end", path, name)
+		}
+		document = before + section + after
+	} else {
+		document = strings.TrimRight(document, "\n") + "\n\n" + section
+	}
+	return os.WriteFile(path, []byte(document), 0o644)
+}
+
+// Machine describes the processor, the kernel and the compiler in one line.
+func Machine() string {
+	var u unix.Utsname
+	_ = unix.Uname(&u) // it cannot fail for a valid address
+	return fmt.Sprintf("%d cores (%s), Linux %s, %s", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(u.Release[:]), runtime.Version())
+}
+
+func cpuModel() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return strings.TrimSpace(value)
+		}
+	}
+	return "unknown"
+}
+
+// Revision names the source that is measured, as git knows the working directory.
+func Revision(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=12").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}

@@ -1,0 +1,188 @@
+package scale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/keysidecar/keysidecar/internal/testenv"
+	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/evidence"
+)
+
+// Keys is how many keys there are from the beginning; the first of them are revoked.
+const Keys = 5000
+
+// startedAtOnce bounds how many processes start together.
+const startedAtOnce = 16
+
+// Fleet is n sidecars, a relay, and their servers.
+type Fleet struct {
+	*cluster.Cluster
+	Sidecars []*cluster.Sidecar
+	Relay    *cluster.Relay
+	// BrokerBefore is the broker's resident memory before any sidecar, in bytes.
+	BrokerBefore int64
+
+	revoked int // keys used up
+}
+
+// Start starts the fleet and waits until every sidecar is ready. bin is the
+// program, as cluster.Build made it.
+func Start(ctx context.Context, bin string, n int) (*Fleet, error) {
+	c, err := cluster.Start(ctx, bin, testenv.WithFsync(), testenv.WithMaxConnections(100+4*n), testenv.WithSetting("shared_buffers", "256MB"))
+	if err != nil {
+		return nil, err
+	}
+	f := &Fleet{Cluster: c}
+	if err := f.start(ctx, n); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return f, nil
+}
+
+func (f *Fleet) start(ctx context.Context, n int) (err error) {
+	for _, sql := range []string{
+		`INSERT INTO keysidecar.owners (owner_id) VALUES ('m_scale')`,
+		fmt.Sprintf(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, public_key)
+			SELECT 'scale_' || i, 'm_scale', 'ed25519', '\x302a300506032b6570032100'::bytea || sha256(i::text::bytea) FROM generate_series(1, %d) i`, Keys),
+	} {
+		if _, err := f.Exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	if f.Relay, err = f.Cluster.Relay("relay"); err != nil {
+		return err
+	}
+	if f.BrokerBefore, err = f.brokerMemory(); err != nil {
+		return err
+	}
+	for i := range n {
+		if i >= startedAtOnce {
+			if err := f.Sidecars[i-startedAtOnce].Ready(ctx); err != nil {
+				return err
+			}
+		}
+		s, err := f.Sidecar(fmt.Sprintf("sidecar-%03d", i))
+		if err != nil {
+			return err
+		}
+		f.Sidecars = append(f.Sidecars, s)
+	}
+	return f.ready(ctx)
+}
+
+// ready waits until every sidecar is fresh and hears the broker.
+func (f *Fleet) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return f.each(func(s *cluster.Sidecar) error {
+		if err := s.Ready(ctx); err != nil {
+			return err
+		}
+		for {
+			v, err := s.Metric(ctx, "keysidecar_subscriber_connected")
+			if err != nil || v == 1 {
+				return err
+			}
+			if err := sleep(ctx, 20*time.Millisecond); err != nil {
+				return fmt.Errorf("%s: no broker: %w", s.Name, err)
+			}
+		}
+	})
+}
+
+// each calls do for every sidecar, a few at a time.
+func (f *Fleet) each(do func(*cluster.Sidecar) error) error {
+	errs := make([]error, len(f.Sidecars))
+	slots := make(chan struct{}, startedAtOnce)
+	var all sync.WaitGroup
+	for i, s := range f.Sidecars {
+		slots <- struct{}{}
+		all.Go(func() {
+			errs[i] = do(s)
+			<-slots
+		})
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// standStill stops every sidecar where it stands, or lets them go on and waits until
+// they are fresh.
+func (f *Fleet) standStill(ctx context.Context, yes bool) error {
+	sig := syscall.SIGCONT
+	if yes {
+		sig = syscall.SIGSTOP
+	}
+	for _, s := range f.Sidecars {
+		if err := s.Signal(sig); err != nil {
+			return err
+		}
+	}
+	if yes {
+		return nil
+	}
+	if err := f.ready(ctx); err != nil {
+		return err
+	}
+	return sleep(ctx, time.Second) // fences that were due meanwhile
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// brokerMemory is the resident memory of the broker's virtual machine, in bytes.
+func (f *Fleet) brokerMemory() (int64, error) {
+	out, err := f.MQ.Eval(`os:getpid().`)
+	if err != nil {
+		return 0, err
+	}
+	return resident(strings.Trim(strings.TrimSpace(out), `"`))
+}
+
+// Machine describes what everything ran on, a line each.
+func (f *Fleet) Machine(ctx context.Context) ([]string, error) {
+	var postgres string
+	if err := f.SQL.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
+		return nil, err
+	}
+	broker, err := amqp.Dial(f.MQ.URL())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = broker.Close() }()
+	return []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres, fmt.Sprint("RabbitMQ ", broker.Properties["version"])}, nil
+}
+
+func resident(pid string) (int64, error) {
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			var kib int64
+			if _, err := fmt.Sscan(rest, &kib); err != nil {
+				return 0, err
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("the kernel does not say how much memory process %s has", pid)
+}

@@ -1,0 +1,122 @@
+package scale
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Report is what one run found, a row for each fleet.
+type Report struct {
+	Command  string
+	Machine  []string
+	Deny     []Deny
+	Rest     []Rest
+	Rollouts []Rollout
+}
+
+// What is promised (L1) of 50 sidecars on one machine, and of any number up to that
+// against the bare chain.
+const (
+	promisedFleet       = 50
+	promisedMedian      = 5 * time.Millisecond  // of any one sidecar
+	promised99          = 25 * time.Millisecond // of the last
+	promisedMedianRatio = 1.7
+	promised99Ratio     = 2.5
+)
+
+// Judge returns an error for each figure of the promise that was missed.
+func (r *Report) Judge() error {
+	var errs []error
+	for i := range r.Deny {
+		d := &r.Deny[i]
+		if d.Sidecars > promisedFleet {
+			continue
+		}
+		if got := d.ratio(0.5); got > promisedMedianRatio {
+			errs = append(errs, fmt.Errorf("%d sidecars: %.2f times the bare chain at the median", d.Sidecars, got))
+		}
+		if got := d.ratio(0.99); got > promised99Ratio {
+			errs = append(errs, fmt.Errorf("%d sidecars: %.2f times the bare chain at p99", d.Sidecars, got))
+		}
+		if p50 := quantile(d.Each, 0.5); p50 > promisedMedian {
+			errs = append(errs, fmt.Errorf("%d sidecars: a sidecar refuses after %v at the median", d.Sidecars, p50))
+		}
+		if p99 := quantile(d.Fleet, 0.99); p99 > promised99 {
+			errs = append(errs, fmt.Errorf("%d sidecars: the last refuses after %v at p99", d.Sidecars, p99))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ratio is how much longer the fleet takes than the bare chain.
+func (d *Deny) ratio(q float64) float64 {
+	return float64(quantile(d.Fleet, q)) / float64(max(1, quantile(d.Bare, q)))
+}
+
+// Markdown is the section for a document.
+func (r *Report) Markdown(denyOnly bool) string {
+	var b strings.Builder
+	title := "A fleet on one machine"
+	if denyOnly {
+		title = "Healthy: from the commit to the last refusal"
+	}
+	fmt.Fprintf(&b, "## %s\n\n    %s\n\n", title, r.Command)
+	for _, line := range r.Machine {
+		fmt.Fprintf(&b, "- %s\n", line)
+	}
+	b.WriteByte('\n')
+	r.deny(&b)
+	if len(r.Rest) > 0 {
+		r.rest(&b)
+	}
+	if len(r.Rollouts) > 0 {
+		r.rollouts(&b)
+	}
+	return b.String()
+}
+
+func (r *Report) deny(b *strings.Builder) {
+	turns := r.Deny[0].Turns
+	fmt.Fprintf(b, "%d revocations one at a time in %d rounds, reporting on, from the acknowledged commit; between the rounds the bare chain of "+
+		"the same size (commit, NOTIFY, confirmed publish, delivery to as many processes) has its turn.\n\n", turns.Rounds*turns.PerRound, turns.Rounds)
+	b.WriteString("| sidecars | last refusal p50 | p99 | max | any one sidecar p50 | p99 | bare chain p50 | p99 | ratio p50 | ratio p99 | by a fence |\n|---|---|---|---|---|---|---|---|---|---|---|\n")
+	for i := range r.Deny {
+		d := &r.Deny[i]
+		fleet50, fleet99 := quantile(d.Fleet, 0.5), quantile(d.Fleet, 0.99)
+		bare50, bare99 := quantile(d.Bare, 0.5), quantile(d.Bare, 0.99)
+		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %s | %s | %s | %.2f | %.2f | %.2f %% |\n", d.Sidecars,
+			ms(fleet50), ms(fleet99), ms(quantile(d.Fleet, 1)), ms(quantile(d.Each, 0.5)), ms(quantile(d.Each, 0.99)), ms(bare50), ms(bare99),
+			d.ratio(0.5), d.ratio(0.99), 100*float64(d.ByFence)/float64(max(1, len(d.Each))))
+	}
+	b.WriteByte('\n')
+}
+
+func (r *Report) rest(b *strings.Builder) {
+	b.WriteString("### At rest\n\nOf each sidecar, the median and the most of any; statements are those of the whole database divided by the number of sidecars, so that the " +
+		"relay's are in them. The broker's memory is what it grew by with the fleet.\n\n")
+	b.WriteString("| sidecars | resident, MiB | most | processor, % of a core | most | statements/s | connections | broker, MiB | of that queues |\n|---|---|---|---|---|---|---|---|---|\n")
+	for i := range r.Rest {
+		x := &r.Rest[i]
+		fmt.Fprintf(b, "| %d | %.1f | %.1f | %.2f | %.2f | %.2f | %d | %.1f | %.2f |\n", x.Sidecars,
+			mib(quantile(x.Resident, 0.5)), mib(quantile(x.Resident, 1)), 100*quantile(x.Processor, 0.5), 100*quantile(x.Processor, 1),
+			x.Statements, x.Connections, mib(x.BrokerMemory), mib(x.QueueMemory))
+	}
+	b.WriteByte('\n')
+}
+
+func (r *Report) rollouts(b *strings.Builder) {
+	b.WriteString("### All restarted, a quarter at a time\n\nAway is from the signal to stop until the successor is ready (not only warm).\n\n")
+	b.WriteString("| sidecars | at once | all back after | away p50 | most | warm p50 | most | connections at most | stated | statements/s of all |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	for i := range r.Rollouts {
+		x := &r.Rollouts[i]
+		fmt.Fprintf(b, "| %d | %d | %s | %s | %s | %.0f ms | %.0f ms | %d | %d | %.0f |\n", x.Sidecars, x.AtOnce, x.Took.Round(10*time.Millisecond),
+			quantile(x.Away, 0.5).Round(time.Millisecond), quantile(x.Away, 1).Round(time.Millisecond), 1000*quantile(x.Warm, 0.5), 1000*quantile(x.Warm, 1), x.Connections, x.Stated, x.Statements)
+	}
+	b.WriteByte('\n')
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
+
+func mib(n int64) float64 { return float64(n) / (1 << 20) }
