@@ -77,7 +77,7 @@ func (b *bare) publish(ctx context.Context, ch *amqp.Channel) error {
 	for {
 		n, err := b.listener.WaitForNotification(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was told to stop
 		}
 		if err != nil {
 			return err

@@ -99,7 +99,7 @@ func (f *Fleet) peakConnections(ctx context.Context) (peak int, err error) {
 		}
 		peak = max(peak, n)
 		if sleep(ctx, 20*time.Millisecond) != nil {
-			return peak, nil
+			return peak, nil //nolint:nilerr // told to stop
 		}
 	}
 }
