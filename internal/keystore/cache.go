@@ -48,6 +48,8 @@ type memory struct {
 	complete atomic.Bool
 	// ended: the history is over; nothing here may be served, stale either.
 	ended atomic.Bool
+	// released: it holds no keys of a warm, see Store.release. Set before it is used.
+	released bool
 }
 
 // shard is one lock's part of a memory.
@@ -65,6 +67,7 @@ type shard struct {
 	// overtaken, and never inserts.
 	flights map[string]*flight
 	marks   int
+	used    used
 }
 
 // newMemory makes room for capacity keys. Because keys spread unevenly over the
@@ -94,7 +97,14 @@ func newMemory(capacity int, history string) (*memory, error) {
 }
 
 func (m *memory) shard(keyID string) *shard {
-	return &m.shards[maphash.String(m.seed, keyID)&(shardCount-1)]
+	sh, _ := m.locate(keyID)
+	return sh
+}
+
+// locate returns a key's shard and its hash.
+func (m *memory) locate(keyID string) (sh *shard, hash uint64) {
+	hash = maphash.String(m.seed, keyID)
+	return &m.shards[hash&(shardCount-1)], hash
 }
 
 // found is what memory says of a key.
@@ -110,7 +120,7 @@ const (
 // get looks keyID up. To answer by what it finds, the caller has checked the
 // lease of this very memory before, with a clock read before that.
 func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, found) {
-	sh := m.shard(keyID)
+	sh, hash := m.locate(keyID)
 	sh.mu.Lock()
 	e, ok := sh.lru.Get(keyID)
 	if !ok {
@@ -126,6 +136,7 @@ func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, foun
 		}
 		return entry{}, foundNothing
 	}
+	sh.used.note(hash)
 	sh.mu.Unlock()
 	if e.isMark() || e.owner.get() == ownerAsk || (maxTTL > 0 && int64(now-e.rec.filled()) >= maxTTL) {
 		return entry{}, foundMark

@@ -51,6 +51,11 @@ Complete memory (every key loaded, none evicted) answers "unknown" without askin
 complete is cleared before anything is evicted, and an event leaves a mark rather
 than a gap.
 
+A changed key that was in use is read again right after the fence that brought the
+change (refill.go), so that its next request finds it in memory. A warm that replaces
+a memory whose history is over drops that memory first: there is one copy of the
+keys, and look-ups are reads of their own until the new one is adopted.
+
 # Who may ask
 
 Receipts (package receipt) wait for every process that may still answer by an old

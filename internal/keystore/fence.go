@@ -252,6 +252,7 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	})
 	s.metrics.fence(fenceFresh)
 	s.once.Do(func() { close(s.warmed) })
+	s.refill(m)
 	return false, nil
 }
 
@@ -285,6 +286,7 @@ func (s *Store) applyPage(m *memory, events []event.Event) error {
 	}
 	s.metrics.applied(pathFence, len(events))
 	s.arrivals.fenced(events)
+	s.collect(m, events)
 	return nil
 }
 
@@ -292,6 +294,7 @@ func (s *Store) applyPage(m *memory, events []event.Event) error {
 // as well: what changed meanwhile no event will ever tell, even when the triggers
 // are back.
 func (s *Store) end(m *memory, why error) {
+	s.refills = nil
 	m.ended.Store(true)
 	m.lease.Store(nil)
 	if errors.Is(why, errHistoryOver) {

@@ -125,8 +125,10 @@ func (s *Store) fly(m *memory, sh *shard, f *flight) {
 	switch outcome {
 	case fillUnclean:
 		s.sweep(maxLingering) // a round may be long: it may warm
-		// Either the log has moved on, or it no longer holds our cursor.
-		s.RequestFence(FenceForGap)
+		if !m.ended.Load() {
+			// Either the log has moved on, or it no longer holds our cursor.
+			s.RequestFence(FenceForGap)
+		}
 	case fillFailed:
 		s.logFillFailure(f)
 	case fillInserted, fillOvertaken, fillAbsent:
@@ -139,7 +141,9 @@ func (s *Store) land(m *memory, sh *shard, f *flight) fillOutcome {
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	registered := sh.flights[f.keyID] == f
-	if registered && f.err == nil && !f.clean {
+	// Nothing is answered from an ended memory, so nothing need be put there; and a
+	// key that is not there is read, and not waited for.
+	if registered && f.err == nil && (!f.clean || m.ended.Load()) {
 		s.linger(sh, f)
 		return fillUnclean
 	}

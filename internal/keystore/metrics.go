@@ -60,6 +60,7 @@ type metrics struct {
 	requests      map[string]prometheus.Counter
 	historyEnded  prometheus.Counter
 	reports       prometheus.Counter
+	refills       prometheus.Counter
 	registrations prometheus.Counter
 	capture       atomic.Bool
 
@@ -134,6 +135,7 @@ func newMetrics(to prometheus.Registerer, s *Store) (*metrics, error) {
 	m.requests = counters(r, "keysidecar_fence_requests_total", "Fences asked for outside their interval, by why.", "why", allRequests)
 	m.historyEnded = r.counter("keysidecar_histories_ended_total", "Times the log no longer held this sidecar's cursor.")
 	m.reports = r.counter("keysidecar_reports_total", "Fences that reported how far this sidecar has read the log.")
+	m.refills = r.counter("keysidecar_refills_total", "Reads of changed keys ahead of their next request.")
 	m.registrations = r.counter("keysidecar_registrations_total", "Times this process entered the registry of sidecars.")
 	m.events = counters(r, "keysidecar_events_applied_total", "Events applied to memory, by the path they came.", "path", []path{pathQueue, pathFence})
 	m.marked = r.counter("keysidecar_message_marks_total", "Messages that made memory distrust a key or owner it held.")

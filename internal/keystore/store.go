@@ -109,7 +109,9 @@ type Store struct {
 	arrivals   *arrivals
 	audit      auditState
 	onBehind   atomic.Pointer[func()]
-	histories  int // endings seen; the fence's goroutine only
+	histories  int      // endings seen; the fence's goroutine only
+	refills    []string // changed keys to read again; the fence's goroutine only
+	refilling  atomic.Bool
 	pageRows   int // of the next fence; the fence's goroutine only
 
 	once   sync.Once

@@ -40,6 +40,9 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 			if !h.CaptureIntact {
 				return errCaptureLost
 			}
+			if err := s.release(s.mem.Load()); err != nil {
+				return err
+			}
 			m.timeline = h.Timeline
 			m.history, m.endings = historyName(h.Timeline, s.histories), s.histories
 			at := h.Cursor
@@ -148,6 +151,27 @@ func (s *Store) adopt(m *memory) {
 		defer s.fills.Done()
 		debug.FreeOSMemory() // what the warm used beyond the keys, and the old memory
 	}()
+}
+
+// release lets go of what an ended memory holds when the first row of the next one is
+// about to come, so that there are never two copies of all keys. Nothing in it may
+// be answered any more. Look-ups go on in an empty memory of the same history, ended
+// like it: they are reads of their own, within the budget of keys that nobody has
+// heard of, until the warm is adopted.
+func (s *Store) release(m *memory) error {
+	if !m.ended.Load() || m.released {
+		return nil
+	}
+	empty, err := newMemory(1, m.history)
+	if err != nil {
+		return err
+	}
+	empty.endings, empty.timeline, empty.released = m.endings, m.timeline, true
+	empty.cursor.Store(m.cursor.Load())
+	empty.ended.Store(true)
+	s.mem.Store(empty)
+	debug.FreeOSMemory() // the warm's own garbage must not come on top
+	return nil
 }
 
 // historyName is a short name for a line of events, the same in every sidecar
