@@ -72,6 +72,14 @@ N ?= 1,10,50,100
 scale: deps ## Start fleets of N real sidecars and print what they cost and how fast they are (N=1,10,50,100)
 	$(GO) run ./test/scale/cmd -n $(N) -out docs/scale.md
 
+.PHONY: memory
+memory: deps ## Measure the memory and the warm of one sidecar with a thousand to a million keys
+	$(GO) run ./test/scale/cmd -memory 1000,10000,100000,1000000 -out docs/scale.md
+
+.PHONY: burst
+burst: deps ## Revoke 100,000 keys in one transaction while two sidecars are asked all the time
+	$(GO) run ./test/scale/cmd -burst 100000 -out docs/scale.md
+
 .PHONY: mutants
 mutants: deps ## Break the protocol's rules one by one and show which test notices
 	$(GO) run ./test/mutants -out docs/evidence.md

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 func loadKinds() []Kind {
@@ -57,14 +59,14 @@ func flood(ctx context.Context, w *World, part []*Sidecar, key func(n int) strin
 
 // burst asks for n keys on one connection.
 func burst(ctx context.Context, socket string, key func(i int) string, n int) error {
-	c, err := newClient(ctx, socket)
+	c, err := cluster.NewClient(ctx, socket)
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	defer context.AfterFunc(ctx, c.close)()
+	defer c.Close()
+	defer context.AfterFunc(ctx, c.Close)()
 	for i := range n {
-		status, err := c.status(key(i))
+		status, err := c.Status(key(i))
 		if err != nil {
 			return err
 		}

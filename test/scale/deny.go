@@ -30,12 +30,14 @@ type Took []time.Duration
 
 // Deny is what the fleet and the bare chain of the same size took.
 type Deny struct {
-	Sidecars   int
-	Turns      Turns
-	Fleet      Took // to the last sidecar
-	Each       Took // to every sidecar by itself
-	Bare       Took // to the last process of the bare chain
-	ByFence    int  // of len(Each): brought by a fence, not by the queue
+	Sidecars int
+	Turns    Turns
+	Fleet    Took // to the last sidecar
+	Each     Took // to every sidecar by itself
+	Bare     Took // to the last process of the bare chain
+	ByFence  int  // of len(Each): brought by a fence, not by the queue
+	// Broker is the processor time of the broker while the fleet had its turns.
+	Broker     time.Duration
 	FleetRound []Took
 	BareRound  []Took
 }
@@ -55,7 +57,15 @@ func (f *Fleet) Deny(ctx context.Context, self string, turns Turns) (d Deny, err
 	d.Sidecars, d.Turns = len(f.Sidecars), turns
 	// The first round of each does not count: connections, caches, plans.
 	for round := range turns.Rounds + 1 {
+		before, err := f.brokerTime()
+		if err != nil {
+			return d, err
+		}
 		fleet, err := f.revokeOneByOne(ctx, app, &d, turns.PerRound, round > 0)
+		if err != nil {
+			return d, err
+		}
+		after, err := f.brokerTime()
 		if err != nil {
 			return d, err
 		}
@@ -67,6 +77,7 @@ func (f *Fleet) Deny(ctx context.Context, self string, turns Turns) (d Deny, err
 			return d, err
 		}
 		if round > 0 {
+			d.Broker += after - before
 			d.Fleet, d.Bare = append(d.Fleet, fleet...), append(d.Bare, bare...)
 			d.FleetRound, d.BareRound = append(d.FleetRound, fleet), append(d.BareRound, bare)
 		}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -17,7 +17,8 @@ import (
 	"github.com/keysidecar/keysidecar/test/evidence"
 )
 
-// Keys is how many keys there are from the beginning; the first of them are revoked.
+// Keys is how many keys there are from the beginning, unless told otherwise; the first
+// of them are revoked.
 const Keys = 5000
 
 // startedAtOnce bounds how many processes start together.
@@ -34,25 +35,30 @@ type Fleet struct {
 	revoked int // keys used up
 }
 
-// Start starts the fleet and waits until every sidecar is ready. bin is the
+// Start starts a fleet of n sidecars and waits until every one is ready. bin is the
 // program, as cluster.Build made it.
 func Start(ctx context.Context, bin string, n int) (*Fleet, error) {
+	return StartWith(ctx, bin, n, Keys)
+}
+
+// StartWith is Start with another number of keys.
+func StartWith(ctx context.Context, bin string, n, keys int) (*Fleet, error) {
 	c, err := cluster.Start(ctx, bin, testenv.WithFsync(), testenv.WithMaxConnections(100+4*n), testenv.WithSetting("shared_buffers", "256MB"))
 	if err != nil {
 		return nil, err
 	}
 	f := &Fleet{Cluster: c}
-	if err := f.start(ctx, n); err != nil {
+	if err := f.start(ctx, n, keys); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return f, nil
 }
 
-func (f *Fleet) start(ctx context.Context, n int) (err error) {
+func (f *Fleet) start(ctx context.Context, n, keys int) (err error) {
 	for _, sql := range []string{
 		`INSERT INTO keysidecar.owners (owner_id) VALUES ('m_scale')`,
 		fmt.Sprintf(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, public_key)
-			SELECT 'scale_' || i, 'm_scale', 'ed25519', '\x302a300506032b6570032100'::bytea || sha256(i::text::bytea) FROM generate_series(1, %d) i`, Keys),
+			SELECT 'scale_' || i, 'm_scale', 'ed25519', '\x302a300506032b6570032100'::bytea || sha256(i::text::bytea) FROM generate_series(1, %d) i`, keys),
 	} {
 		if _, err := f.Exec(ctx, sql); err != nil {
 			return err
@@ -70,7 +76,7 @@ func (f *Fleet) start(ctx context.Context, n int) (err error) {
 				return err
 			}
 		}
-		s, err := f.Sidecar(fmt.Sprintf("sidecar-%03d", i))
+		s, err := f.Sidecar(fmt.Sprintf("sidecar-%03d", i), fmt.Sprintf("KEYSIDECAR_CACHE_CAPACITY=%d", max(100_000, 2*keys)))
 		if err != nil {
 			return err
 		}
@@ -149,11 +155,29 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // brokerMemory is the resident memory of the broker's virtual machine, in bytes.
 func (f *Fleet) brokerMemory() (int64, error) {
-	out, err := f.MQ.Eval(`os:getpid().`)
+	pid, err := f.brokerPid()
 	if err != nil {
 		return 0, err
 	}
-	return resident(strings.Trim(strings.TrimSpace(out), `"`))
+	return resident(pid)
+}
+
+// brokerTime is the processor time that the broker has used.
+func (f *Fleet) brokerTime() (time.Duration, error) {
+	pid, err := f.brokerPid()
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(pid)
+	if err != nil {
+		return 0, err
+	}
+	return processorTime(n)
+}
+
+func (f *Fleet) brokerPid() (string, error) {
+	out, err := f.MQ.Eval(`os:getpid().`)
+	return strings.Trim(strings.TrimSpace(out), `"`), err
 }
 
 // Machine describes what everything ran on, a line each.
@@ -170,19 +194,5 @@ func (f *Fleet) Machine(ctx context.Context) ([]string, error) {
 	return []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres, fmt.Sprint("RabbitMQ ", broker.Properties["version"])}, nil
 }
 
-func resident(pid string) (int64, error) {
-	status, err := os.ReadFile("/proc/" + pid + "/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			var kib int64
-			if _, err := fmt.Sscan(rest, &kib); err != nil {
-				return 0, err
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, fmt.Errorf("the kernel does not say how much memory process %s has", pid)
-}
+// resident is a process's resident memory in bytes.
+func resident(pid string) (int64, error) { return status(pid, "VmRSS:") }

@@ -67,7 +67,7 @@ func TestASmallFleetIsMeasured(t *testing.T) {
 		t.Errorf("rollout: %+v", rollout)
 	}
 	r := Report{Command: "test", Machine: []string{"here"}, Deny: []Deny{deny}, Rest: []Rest{rest}, Rollouts: []Rollout{rollout}}
-	if text := r.Markdown(false); strings.Count(text, "\n| 3 |") != 3 || strings.Contains(text, "NaN") {
+	if text := r.Markdown(); strings.Count(text, "\n| 3 |") != 3 || strings.Contains(text, "NaN") {
 		t.Error(text)
 	}
 }

@@ -38,11 +38,13 @@ func run(ctx context.Context, args []string) error {
 	sizes := flags.String("n", "1,10,50", "sizes of fleets, comma-separated")
 	out := flags.String("out", "", "document to write the section into (default: standard output)")
 	denyOnly := flags.Bool("deny", false, "only measure the time from the commit to the last refusal, and judge it by what is promised")
+	burst := flags.Int("burst", 0, "only revoke so many keys in one transaction, and watch two sidecars")
+	memory := flags.String("memory", "", "only measure the memory of one sidecar with these numbers of keys, ascending, comma-separated")
 	over := flags.Duration("rest", 30*time.Second, "how long to watch a fleet at rest")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	fleets, err := numbers(*sizes)
+	fleets, err := numbers(*sizes, 300)
 	if err != nil {
 		return err
 	}
@@ -59,6 +61,12 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *memory != "" {
+		return runMemory(ctx, bin, *memory, *out, args)
+	}
+	if *burst > 0 {
+		return runBurst(ctx, bin, *burst, *out, args)
+	}
 	r := scale.Report{Command: "go run ./test/scale/cmd " + strings.Join(args, " ")}
 	for _, n := range fleets {
 		fmt.Fprintf(os.Stderr, "%s  %d sidecars\n", time.Now().Format(time.TimeOnly), n)
@@ -67,16 +75,50 @@ func run(ctx context.Context, args []string) error {
 		}
 	}
 	name := "scale"
+	r.Title = "A fleet on one machine"
 	if *denyOnly {
 		name = "healthy"
+		r.Title = "Healthy: from the commit to the last refusal"
 	}
-	section := r.Markdown(*denyOnly)
-	if *out == "" {
-		fmt.Print(section)
-	} else if err := evidence.WriteSection(*out, name, section); err != nil {
+	return errors.Join(write(*out, name, &r), r.Judge())
+}
+
+func runMemory(ctx context.Context, bin, list, out string, args []string) error {
+	keys, err := numbers(list, 5_000_000)
+	if err != nil {
 		return err
 	}
-	return r.Judge()
+	r := scale.Report{Title: "Keys and memory", Command: "go run ./test/scale/cmd " + strings.Join(args, " ")}
+	if r.Memory, r.Machine, err = scale.MeasureMemory(ctx, bin, keys); err != nil {
+		return err
+	}
+	return write(out, "memory", &r)
+}
+
+func write(out, name string, r *scale.Report) error {
+	if out == "" {
+		_, err := fmt.Print(r.Markdown())
+		return err
+	}
+	return evidence.WriteSection(out, name, r.Markdown())
+}
+
+func runBurst(ctx context.Context, bin string, keys int, out string, args []string) (err error) {
+	f, err := scale.StartWith(ctx, bin, 2, keys+1)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	r := scale.Report{Command: "go run ./test/scale/cmd " + strings.Join(args, " ")}
+	if r.Machine, err = f.Machine(ctx); err != nil {
+		return err
+	}
+	burst, err := f.Burst(ctx, keys)
+	if err != nil {
+		return err
+	}
+	r.Title, r.Bursts = "A burst of revocations", []scale.Burst{burst}
+	return write(out, "burst", &r)
 }
 
 func measure(ctx context.Context, r *scale.Report, bin, self string, n int, denyOnly bool, over time.Duration) (err error) {
@@ -116,11 +158,11 @@ func measure(ctx context.Context, r *scale.Report, bin, self string, n int, deny
 	return err
 }
 
-func numbers(list string) (all []int, err error) {
+func numbers(list string, most int) (all []int, err error) {
 	for text := range strings.SplitSeq(list, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(text))
-		if err != nil || n < 1 || n > 300 {
-			return nil, fmt.Errorf("-n: %q is not a number of sidecars from 1 to 300", text)
+		if err != nil || n < 1 || n > most {
+			return nil, fmt.Errorf("%q is not a number from 1 to %d", text, most)
 		}
 		all = append(all, n)
 	}

@@ -1,4 +1,4 @@
-package faults
+package cluster
 
 import (
 	"bufio"
@@ -11,28 +11,30 @@ import (
 	"time"
 )
 
-// client asks one sidecar over one kept-alive connection, one question at a time.
+// Client asks one sidecar over one kept-alive connection, one question at a time.
 // It reads no more of an answer than its status.
-type client struct {
+type Client struct {
 	conn net.Conn
 	in   *bufio.Reader
 	out  []byte
 }
 
-func newClient(ctx context.Context, socket string) (*client, error) {
+// NewClient connects to a sidecar's socket.
+func NewClient(ctx context.Context, socket string) (*Client, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
 	}
-	return &client{conn: conn, in: bufio.NewReader(conn)}, nil
+	return &Client{conn: conn, in: bufio.NewReader(conn)}, nil
 }
 
-func (c *client) close() { _ = c.conn.Close() }
+// Close ends the connection.
+func (c *Client) Close() { _ = c.conn.Close() }
 
 var errNoAnswer = errors.New("not an HTTP answer")
 
-// status asks for a key and returns the status of the answer.
-func (c *client) status(key string) (int, error) {
+// Status asks for a key and returns the status of the answer.
+func (c *Client) Status(key string) (int, error) {
 	if err := c.conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return 0, err
 	}
