@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build bin/keysidecar, static and stripped
@@ -87,6 +87,12 @@ mutants: deps ## Break the protocol's rules one by one and show which test notic
 .PHONY: model
 model: deps ## Search the protocol's model and its mutants with Spin, the long searches too (Markdown)
 	$(GO) run ./test/model/cmd -out docs/evidence.md
+
+BASE ?= HEAD~1
+
+.PHONY: bench-compare
+bench-compare: deps ## Compare the hot path with that of the commit BASE (HEAD~1), by benchstat
+	@scripts/benchstat.sh $(BASE)
 
 .PHONY: lint
 lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml (built from source through the Go module proxy)

@@ -66,7 +66,7 @@ func (d *Data) verifyBatch(x *exchange) error {
 	}()
 
 	d.borrow(x)
-	x.body.reset(x.req.Request.Body(), d.opts.Pepper)
+	x.body.reset(x.content, d.opts.Pepper)
 	if err := d.readBatch(x, b); err != nil {
 		return err
 	}

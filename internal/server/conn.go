@@ -39,6 +39,8 @@ type conn struct {
 	handled int
 
 	x exchange
+	// wire is the buffer of the quick way's answers.
+	wire []byte
 }
 
 // phase is what a connection does.
@@ -92,20 +94,28 @@ func (c *conn) Read(p []byte) (int, error) {
 	if c.bad != nil {
 		return 0, c.bad
 	}
-	n, err := c.Conn.Read(p)
-	if n == 0 {
-		if c.framer.between() {
-			return 0, io.EOF // however it ended, no request is lost
+	for {
+		n, err := c.Conn.Read(p)
+		if n == 0 {
+			if c.framer.between() {
+				return 0, io.EOF // however it ended, no request is lost
+			}
+			return 0, err
 		}
-		return 0, err
+		began := c.framer.ended
+		whole := c.framer.between() // so far: p begins with a request
+		if whole && !c.enter(reading) {
+			return 0, io.EOF
+		}
+		if n, c.bad = c.framer.feed(p[:n]); n == 0 && c.bad != nil {
+			return 0, c.bad
+		}
+		whole = whole && c.bad == nil && c.framer.between() && c.framer.ended == began+1 && c.handled == began
+		if whole && c.quick(p[:n]) {
+			continue
+		}
+		return n, nil // an error comes again with the next Read
 	}
-	if c.framer.between() && !c.enter(reading) {
-		return 0, io.EOF
-	}
-	if n, c.bad = c.framer.feed(p[:n]); n == 0 && c.bad != nil {
-		return 0, c.bad
-	}
-	return n, nil // an error comes again with the next Read
 }
 
 // Write notes how long the client takes to read.

@@ -85,6 +85,8 @@ type Data struct {
 	life    context.Context //nolint:containedctx // the life of the server, not of a call
 	endLife context.CancelFunc
 
+	date atomic.Pointer[date]
+
 	waits chan struct{} // a slot for each request that waits for a receipt
 
 	batches, large sync.Pool // of *batch and *largeBuffer

@@ -14,6 +14,7 @@
 //	listener.go          accepts, counts and bounds connections
 //	conn.go              one connection: slow clients, graceful stop
 //	framing.go           reads along and refuses what two parsers could read in two ways
+//	quick.go             answers plain requests before the library hears of them
 //	exchange.go          one request and its answer, from dispatch to metrics
 //	routes.go            every route
 //	keys.go, verify.go, batch.go, status.go, openapi.go
@@ -25,6 +26,8 @@
 //
 // A request reads straight down: the library calls Data.handle, which finds the
 // route (routeOf), checks what all routes share (prepare) and runs its handler.
+// Most requests are plain and arrive in one piece; conn.quick runs the same checks
+// and handlers for them from within Read.
 // A handler returns an error, which problemOf turns into an answer, or sets one.
 // The answer of a cached key is appended to a buffer that the connection keeps;
 // see BenchmarkGetKey for what that costs.

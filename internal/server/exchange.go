@@ -21,6 +21,8 @@ type exchange struct {
 	listener *listener
 	headers  headers
 	bounds   keystore.Bounds
+	// content is the request's body.
+	content []byte
 	// rest is the path segment after the route's prefix, as it was sent.
 	rest []byte
 
@@ -57,13 +59,13 @@ func (d *Data) handle(req *fasthttp.RequestCtx) {
 	d.metrics.inFlight.Inc()
 	defer d.metrics.inFlight.Dec()
 	x := &c.x
-	x.req, x.ctx, x.listener, x.arrived = req, d.life, c.listener, req.Time()
+	x.req, x.ctx, x.listener, x.arrived, x.content = req, d.life, c.listener, req.Time(), req.Request.Body()
 	id, err := d.dispatch(x)
 	d.finish(x, id, err)
-	if len(req.Request.Body()) > keepBuffer {
+	if len(x.content) > keepBuffer {
 		req.Request.SwapBody(nil) // the library would keep it with the connection
 	}
-	x.req, x.ctx = nil, nil
+	x.req, x.ctx, x.content = nil, nil, nil
 }
 
 // largeBuffer is memory for an answer that a connection should not keep.
@@ -137,18 +139,23 @@ func (x *exchange) prepare(r *route) (err error) {
 		return &p
 	case h.repeated != "":
 		return errBadHeader.with(h.repeated + " occurs twice")
-	case r.body == 0 && header.ContentLength() > 0, r.body == 0 && len(x.req.Request.Body()) > 0:
+	case r.body == 0 && header.ContentLength() > 0, r.body == 0 && len(x.content) > 0:
 		return errBody
 	case r.body > 0:
 		if !isJSON(h.contentType) || len(h.contentEncoding) > 0 && !equalFold(h.contentEncoding, "identity") {
 			return errMediaType
 		}
 	}
-	x.bounds = keystore.Bounds{}
-	if len(h.cacheControl) > 0 {
-		x.bounds, err = parseCacheControl(h.cacheControl)
-	}
+	x.bounds, err = parseBounds(h)
 	return err
+}
+
+// parseBounds reads what a caller asks of the answer's freshness.
+func parseBounds(h *headers) (keystore.Bounds, error) {
+	if len(h.cacheControl) == 0 {
+		return keystore.Bounds{}, nil
+	}
+	return parseCacheControl(h.cacheControl)
 }
 
 // isJSON reports whether a Content-Type is application/json, perhaps with the

@@ -9,9 +9,9 @@ import (
 // target as it was sent: nothing is decoded, normalised or redirected. Only the
 // segment that names a key is decoded, once.
 var routes = [...]route{
-	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, handle: (*Data).getKey},
-	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, handle: (*Data).verify},
-	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, handle: (*Data).verifyBatch},
+	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, quick: true, handle: (*Data).getKey},
+	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, quick: true, handle: (*Data).verify},
+	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, quick: true, handle: (*Data).verifyBatch},
 	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
 	{id: routeAudit, path: "/v1/audit", method: http.MethodPost, handle: (*Data).audit},
 	{id: routeStatus, path: "/v1/status", method: http.MethodGet, handle: (*Data).status},
@@ -35,7 +35,9 @@ type route struct {
 	// method is what the route takes; GET implies HEAD.
 	method string
 	// body is the most bytes the body may have, 0 if there must be none.
-	body   int
+	body int
+	// quick: plain requests need not go through the library; see conn.quick.
+	quick  bool
 	handle func(*Data, *exchange) error
 }
 

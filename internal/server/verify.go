@@ -12,7 +12,7 @@ func (d *Data) verify(x *exchange) error {
 	if _, ok := x.headers.negotiate(setOf(mediaJSON)); !ok {
 		return errNotAcceptable
 	}
-	x.body.reset(x.req.Request.Body(), d.opts.Pepper)
+	x.body.reset(x.content, d.opts.Pepper)
 	if err := x.body.verify(&x.question); err != nil {
 		return err
 	}
