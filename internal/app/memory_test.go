@@ -3,6 +3,7 @@ package app
 import (
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 )
 
@@ -27,5 +28,26 @@ func TestTheLowestLimitOfTheControlGroupsCounts(t *testing.T) {
 	write(filepath.Join(root, "kubepods/memory.max"), "1073741824\n")
 	if limit, ok := cgroupLimit(self, root); !ok || limit != 64<<20 {
 		t.Errorf("have %d, %v", limit, ok)
+	}
+}
+
+// A process that stayed at the percentage of a warm would need several times the
+// memory that was asked for.
+func TestTheCollectorGoesOnAsBeforeAfterAWarm(t *testing.T) {
+	t.Setenv("GOGC", "")
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	goOn := collectLess()
+	if now := debug.SetGCPercent(warmGC); now != warmGC {
+		t.Errorf("%d %% during a warm", now)
+	}
+	goOn()
+	if now := debug.SetGCPercent(100); now != 100 {
+		t.Errorf("%d %% after it", now)
+	}
+	t.Setenv("GOGC", "50")
+	collectLess()()
+	if now := debug.SetGCPercent(100); now != 100 {
+		t.Errorf("GOGC was set, and the percentage is %d", now)
 	}
 }

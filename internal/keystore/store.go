@@ -56,6 +56,9 @@ type Options struct {
 	Report bool
 	// WarmJitter spreads the first warm of a rollout over this long.
 	WarmJitter time.Duration
+	// DuringWarm, if not nil, is called when a warm begins, and what it returns when
+	// it has ended.
+	DuringWarm func() (after func())
 	// Audit says how often memory is compared with the source.
 	Audit AuditOptions
 }

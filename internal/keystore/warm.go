@@ -27,6 +27,9 @@ func (s *Store) warm(ctx context.Context) (*memory, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.opts.DuringWarm != nil {
+		defer s.opts.DuringWarm()()
+	}
 	ctx, stall := watchForStall(ctx)
 	defer stall.stop()
 	begun := s.clock.Now()
