@@ -116,7 +116,7 @@ func newStore(cfg *config.Config, b Build, source keystore.Source, log *zap.Logg
 		MaxStaleness: f.MaxStaleness, FenceInterval: f.FenceInterval, MinFenceGap: f.MinFenceGap, StaleLimit: f.StaleLimit,
 		Instance: cfg.Instance, Version: b.Version, Report: cfg.Fleet.Report,
 		WarmJitter: warmJitter(cfg), DuringWarm: collectLess,
-		Audit:      keystore.AuditOptions{Interval: cfg.Audit.Interval, Sample: cfg.Audit.Sample},
+		Audit: keystore.AuditOptions{Interval: cfg.Audit.Interval, Sample: cfg.Audit.Sample},
 	})
 }
 

@@ -149,11 +149,9 @@ func (s *stall) stop() {
 func (s *Store) adopt(m *memory) {
 	s.mem.Load().lease.Store(nil)
 	s.mem.Store(m)
-	s.fills.Add(1)
-	go func() {
-		defer s.fills.Done()
-		debug.FreeOSMemory() // what the warm used beyond the keys, and the old memory
-	}()
+	// What the warm used beyond the keys. Nobody waits for it, Run least of all: with
+	// very many keys on a busy machine it takes longer than stopping may.
+	go debug.FreeOSMemory()
 }
 
 // release lets go of what an ended memory holds when the first row of the next one is

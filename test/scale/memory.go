@@ -103,7 +103,9 @@ func measureMemory(ctx context.Context, c *cluster.Cluster, n int) (m Memory, er
 	if _, m.Again, err = residentAndPeak(s.Pid()); err != nil {
 		return m, err
 	}
-	_, err = s.Stop()
+	if _, err = s.Stop(); err != nil {
+		err = fmt.Errorf("%w\n%s", err, s.Log())
+	}
 	return m, err
 }
 
