@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"math"
 	"strings"
 	"time"
@@ -128,15 +129,31 @@ func CheckOwnerID(id string) error {
 // and the unpadded base64url of the secret's SHA-256, or of its HMAC-SHA-256
 // under pepper if that is not empty. The secret itself is kept nowhere.
 func HashSecret(pepper, secret []byte) string {
-	var sum [sha256.Size]byte
+	return string(NewSecretHasher(pepper).AppendKeyID(nil, secret))
+}
+
+// SecretHasher hashes secrets one after another without making garbage. It is
+// not safe for concurrent use.
+type SecretHasher struct {
+	hash hash.Hash
+	sum  [sha256.Size]byte
+}
+
+// NewSecretHasher returns a hasher of secrets under pepper, which may be empty.
+func NewSecretHasher(pepper []byte) *SecretHasher {
 	if len(pepper) == 0 {
-		sum = sha256.Sum256(secret)
-	} else {
-		mac := hmac.New(sha256.New, pepper)
-		mac.Write(secret)
-		mac.Sum(sum[:0])
+		return &SecretHasher{hash: sha256.New()}
 	}
-	return "sha256:" + base64.RawURLEncoding.EncodeToString(sum[:])
+	return &SecretHasher{hash: hmac.New(sha256.New, pepper)}
+}
+
+// AppendKeyID appends the key_id that HashSecret returns for secret to b.
+func (h *SecretHasher) AppendKeyID(b, secret []byte) []byte {
+	h.hash.Reset()
+	h.hash.Write(secret)
+	h.hash.Sum(h.sum[:0])
+	h.hash.Reset() // a part of the secret stands in the hash's buffer
+	return base64.RawURLEncoding.AppendEncode(append(b, "sha256:"...), h.sum[:])
 }
 
 // Record is a Key packed into one immutable string, so that a million of them

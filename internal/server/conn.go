@@ -38,9 +38,23 @@ type conn struct {
 	// handled counts the requests that have been answered, or are just now.
 	handled int
 
+	// held are bytes that arrived and were found well-formed, and which the library
+	// has not got yet: those of a gateway's request whose head has not ended, and
+	// what followed it. The first ready of them may be handed on.
+	held  []byte
+	ready int
+	// wide: the library serves this connection with a buffer for gateways' heads.
+	wide bool
+	// moving: the library's loop ends, and another begins with the other buffer.
+	moving bool
+	// given is what the last Read handed on: memory of the library's, in which a
+	// secret may stand.
+	given []byte
+
 	x exchange
-	// wire is the buffer of the quick way's answers.
+	// wire is the buffer of the quick way's answers; last: it has sent the last one.
 	wire []byte
+	last bool
 }
 
 // phase is what a connection does.
@@ -91,30 +105,103 @@ func (c *conn) takeBack() {
 // Read hands on what arrived as far as it is well-formed, and then reports the
 // problem.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.bad != nil {
-		return 0, c.bad
-	}
 	for {
+		switch {
+		case c.ready > maxHeader && !c.wide:
+			return c.move(true)
+		case c.ready > 0:
+			return c.handOn(p), nil
+		case c.bad != nil:
+			return 0, c.bad
+		case c.wide && c.consumed():
+			return c.move(false)
+		}
 		n, err := c.Conn.Read(p)
 		if n == 0 {
 			if c.framer.between() {
 				return 0, io.EOF // however it ended, no request is lost
 			}
+			if len(c.held) > 0 {
+				c.ready = len(c.held) // so that the library is in a request when it hears of the error
+				continue
+			}
 			return 0, err
 		}
-		began := c.framer.ended
-		whole := c.framer.between() // so far: p begins with a request
-		if whole && !c.enter(reading) {
+		first := c.framer.between() // p begins with a request
+		if first && !c.enter(reading) {
 			return 0, io.EOF
 		}
-		if n, c.bad = c.framer.feed(p[:n]); n == 0 && c.bad != nil {
-			return 0, c.bad
-		}
-		whole = whole && c.bad == nil && c.framer.between() && c.framer.ended == began+1 && c.handled == began
-		if whole && c.quick(p[:n]) {
+		began, ended := c.framer.began, c.framer.ended
+		n, c.bad = c.framer.feed(p[:n])
+		whole := c.bad == nil && len(c.held) == 0 && c.framer.between() && c.framer.ended == ended+1 && c.handled == ended
+		if first && whole && c.quick(p[:n]) {
+			if c.last {
+				return 0, io.EOF
+			}
 			continue
 		}
-		return n, nil // an error comes again with the next Read
+		if n = c.hold(p[:n], c.framer.began > began); n > 0 {
+			c.given = p[:n]
+			return n, nil // an error comes again with the next Read
+		}
+	}
+}
+
+// hold keeps back what must not be handed on yet, and everything behind what is
+// kept already. It returns how many of the bytes may be handed on at once. began
+// says that a message has begun in them.
+//
+// A gateway's request may have a head that is larger than the buffer in which the
+// library reads others, and one of that size for every connection would cost more
+// memory than all keys. So such a head is kept here until it has ended; if it turns
+// out to be large, the library's loop for this connection, which has not seen a byte
+// of it, is ended as if the client had gone, and another begins with a large buffer,
+// until all that was sent has been answered.
+func (c *conn) hold(p []byte, began bool) int {
+	open := 0 // bytes of a head that has not ended
+	if c.bad == nil && c.framer.inGatewayHead() {
+		open = len(p) - c.framer.from
+	}
+	if len(c.held) == 0 {
+		c.held = append(c.held, p[len(p)-open:]...)
+		return len(p) - open
+	}
+	c.held = append(c.held, p...)
+	if open == 0 || began {
+		c.ready = len(c.held) - open
+	}
+	return 0
+}
+
+// handOn gives out what is ready of the bytes kept back.
+func (c *conn) handOn(p []byte) int {
+	n := copy(p, c.held[:c.ready])
+	c.ready -= n
+	rest := copy(c.held, c.held[n:])
+	clear(c.held[rest:])
+	c.held = c.held[:rest]
+	c.given = p[:n]
+	return n
+}
+
+// consumed reports whether the library has read all that it was given, and the
+// last byte that arrived ended a message.
+func (c *conn) consumed() bool {
+	return len(c.held) == 0 && c.framer.between() && c.framer.ended == c.handled
+}
+
+// move ends the library's loop for this connection, so that listener.serve starts
+// the other one. Only to be called when the library's buffer is empty.
+func (c *conn) move(wide bool) (int, error) {
+	c.wide, c.moving, c.given = wide, true, nil
+	return 0, io.EOF
+}
+
+// forget wipes what the library's buffer holds of the request being handled,
+// which has a secret in it.
+func (c *conn) forget() {
+	if c.consumed() {
+		clear(c.given)
 	}
 }
 
@@ -136,6 +223,9 @@ const (
 // Close closes the connection, after a bounded wait if the client may still be
 // sending what was refused.
 func (c *conn) Close() error {
+	if c.moving {
+		return nil
+	}
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.bad != nil && !c.listener.data.stopping.Load() {
 		if h.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
 			_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
@@ -157,6 +247,13 @@ func onState(nc net.Conn, s fasthttp.ConnState) {
 	}
 	c := nc.(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
 	c.x.trim(c.listener.data)
+	c.given = nil
+	if cap(c.held) > keepBuffer && len(c.held) == 0 {
+		c.held = nil
+	}
+	if cap(c.framer.line) > keepBuffer && len(c.framer.line) == 0 {
+		c.framer.line = nil
+	}
 	switch {
 	case c.framer.ended > c.handled: // pipelined, and complete
 		c.enter(handling)

@@ -49,6 +49,8 @@ type DataOptions struct {
 	TCP      TCP
 	// Pepper keys the hash of presented secrets; see keystore.HashSecret.
 	Pepper []byte
+	// Gateway says how gateways ask; its zero value has no routes for them.
+	Gateway Gateway
 	// Instance and Version are told by /v1/status.
 	Instance, Version string
 	// MaxConnections is served at once by each listener; 0 means 1024.
@@ -64,6 +66,9 @@ type DataOptions struct {
 // maxHeader bounds the request line and header fields of one request, in bytes.
 const maxHeader = 8 << 10
 
+// maxGatewayHeader is maxHeader for gateways' routes: what their clients send.
+const maxGatewayHeader = 64 << 10
+
 // Data is the data plane: one HTTP server on a Unix socket, a loopback address,
 // or both.
 type Data struct {
@@ -71,7 +76,11 @@ type Data struct {
 	keys    Keys
 	logger  *zap.Logger
 	metrics *metrics
+	// gateway is nil where gateways cannot ask.
+	gateway *gateway
 	http    *fasthttp.Server
+	// wide is http with a buffer for the heads of gateways' requests.
+	wide *fasthttp.Server
 
 	listeners []*listener
 	socket    *boundSocket
@@ -122,12 +131,21 @@ func NewData(opts DataOptions) (*Data, error) {
 	d.life, d.endLife = context.WithCancel(context.Background())
 	d.tickEvery = min(max(min(opts.ReadTimeout, opts.WriteTimeout)/8, 10*time.Millisecond), time.Second)
 	d.tick.Store(1) // 0 means never
-	d.http = &fasthttp.Server{
+	if d.gateway, err = newGateway(&opts.Gateway); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	d.http, d.wide = d.library(maxHeader), d.library(maxGatewayHeader)
+	return d, nil
+}
+
+// library is a server of the library's for request heads of at most header bytes.
+func (d *Data) library(header int) *fasthttp.Server {
+	return &fasthttp.Server{
 		Handler:      d.handle,
 		ErrorHandler: d.refused,
 		ConnState:    onState,
 		// The framer has limits of its own, and better answers; these stand behind.
-		ReadBufferSize:     maxHeader + 64,
+		ReadBufferSize:     header + 64,
 		WriteBufferSize:    2 << 10,
 		MaxRequestBodySize: maxBatchBody,
 		// The sweeper times requests; see conn.
@@ -138,7 +156,15 @@ func NewData(opts DataOptions) (*Data, error) {
 		SecureErrorLogMessage:        true,
 		Logger:                       silent{},
 	}
-	return d, nil
+}
+
+// frameLimits are the limits on messages of a connection.
+func (d *Data) frameLimits() frameLimits {
+	limits := frameLimits{header: maxHeader, body: bodyLimit}
+	if d.gateway != nil {
+		limits.gatewayHeader = maxGatewayHeader
+	}
+	return limits
 }
 
 // silent is the library's logger: what it would say of a request could hold a

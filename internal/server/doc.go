@@ -19,6 +19,8 @@
 //	routes.go            every route
 //	keys.go, verify.go, batch.go, status.go, openapi.go
 //	                     the handlers
+//	gateway.go, introspect.go
+//	                     the handlers for gateways and frameworks, which speak their own words
 //	body.go, json.go, cachecontrol.go, accept.go, headers.go, attributes.go
 //	                     what they read
 //	verdict.go, problem.go
@@ -43,6 +45,10 @@
 //     looked up, logged or answered by the secret itself.
 //   - No request can make the daemon hold more than its limits: connections,
 //     header and body bytes, requests in a batch, time.
+//   - A gateway's route answers 200, 401, 403 or 503, whatever its clients send,
+//     and sets every identity field on every 200; see gateway.go. What they send may
+//     be large: conn.hold says how that is read without a large buffer for each
+//     connection.
 //
 // # Admin plane
 //

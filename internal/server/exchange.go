@@ -23,7 +23,9 @@ type exchange struct {
 	bounds   keystore.Bounds
 	// content is the request's body.
 	content []byte
-	// rest is the path segment after the route's prefix, as it was sent.
+	// gateway: the request is for a gateway's route.
+	gateway bool
+	// rest is what follows the route's prefix in the path, as it was sent.
 	rest []byte
 
 	// The answer.
@@ -33,7 +35,8 @@ type exchange struct {
 	// large is where out came from, if it was lent for a batch.
 	large *largeBuffer
 
-	id       []byte // buffer for a decoded key_id
+	id       []byte // buffer for a decoded key_id, or one that a secret hashes to
+	hasher   *keystore.SecretHasher
 	body     bodyReader
 	question question
 }
@@ -42,6 +45,7 @@ type exchange struct {
 const keepBuffer = 16 << 10
 
 const (
+	typeForm    = "application/x-www-form-urlencoded"
 	typeJSON    = "application/json"
 	typeProblem = "application/problem+json"
 )
@@ -111,12 +115,17 @@ func (d *Data) dispatch(x *exchange) (id routeID, err error) {
 		}
 	}()
 	x.headers.read(x.req.Request.Header.RawHeaders())
+	target := x.req.Request.Header.RequestURI()
+	x.gateway = d.gateway != nil && gatewayTarget(target)
 	if err := x.listener.admit(x); err != nil {
 		return routeNone, err
 	}
-	r, rest, err := routeOf(x.req.Request.Header.RequestURI())
+	r, rest, err := routeOf(target)
 	if r == nil {
 		return routeNone, err
+	}
+	if d.gateway == nil && (r.gateway || r.credential) {
+		return routeNone, errNoRoute
 	}
 	if err == nil {
 		x.rest = rest
@@ -132,7 +141,10 @@ func (d *Data) dispatch(x *exchange) (id routeID, err error) {
 func (x *exchange) prepare(r *route) (err error) {
 	h := &x.headers
 	header := &x.req.Request.Header
+	x.bounds = keystore.Bounds{}
 	switch {
+	case r.gateway:
+		return nil // what else is in the request is its client's matter
 	case !r.takes(header.Method()):
 		p := *errMethod
 		p.allow = r.allow()
@@ -142,8 +154,8 @@ func (x *exchange) prepare(r *route) (err error) {
 	case r.body == 0 && header.ContentLength() > 0, r.body == 0 && len(x.content) > 0:
 		return errBody
 	case r.body > 0:
-		if !isJSON(h.contentType) || len(h.contentEncoding) > 0 && !equalFold(h.contentEncoding, "identity") {
-			return errMediaType
+		if err := r.takesBody(h); err != nil {
+			return err
 		}
 	}
 	x.bounds, err = parseBounds(h)
@@ -158,14 +170,26 @@ func parseBounds(h *headers) (keystore.Bounds, error) {
 	return parseCacheControl(h.cacheControl)
 }
 
-// isJSON reports whether a Content-Type is application/json, perhaps with the
-// parameter charset=utf-8.
-func isJSON(contentType []byte) bool {
-	if equalFold(contentType, typeJSON) {
+// takesBody checks that the body is of the route's type, and not compressed.
+func (r *route) takesBody(h *headers) error {
+	plain := len(h.contentEncoding) == 0 || equalFold(h.contentEncoding, "identity")
+	switch {
+	case r.media == "" && !(plain && isType(h.contentType, typeJSON)):
+		return errMediaType
+	case r.media != "" && !(plain && isType(h.contentType, r.media)):
+		return errMediaType.with("the body must be " + r.media + ", not compressed")
+	}
+	return nil
+}
+
+// isType reports whether a Content-Type is want, perhaps with the parameter
+// charset=utf-8.
+func isType(contentType []byte, want string) bool {
+	if equalFold(contentType, want) {
 		return true
 	}
-	const n = len(typeJSON)
-	if len(contentType) <= n || !equalFold(contentType[:n], typeJSON) {
+	n := len(want)
+	if len(contentType) <= n || !equalFold(contentType[:n], want) {
 		return false
 	}
 	rest := trimBlanks(contentType[n:])
@@ -191,6 +215,7 @@ func (d *Data) refused(req *fasthttp.RequestCtx, _ error) {
 	}
 	x := &c.x
 	x.req, x.listener, x.arrived = req, c.listener, time.Now()
+	x.gateway = c.framer.gateway
 	d.finish(x, routeNone, p)
 	x.req = nil
 }
@@ -200,6 +225,9 @@ func (d *Data) finish(x *exchange, id routeID, err error) {
 	var p *problem
 	if err != nil {
 		p = problemOf(err)
+		if x.gateway {
+			p = p.forGateway()
+		}
 		d.metrics.refusedRequest(p)
 		_ = x.answer(p.status, typeProblem, appendProblem(x.out[:0], p))
 	}

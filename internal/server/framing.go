@@ -21,6 +21,11 @@ type framer struct {
 	state  frameState
 	// line holds the beginning of a line whose end has not arrived.
 	line []byte
+	// from is where the message that has not ended begins in the bytes fed last; 0
+	// if it began before them.
+	from int
+	// gateway: the request line names a gateway's route, or so far it does.
+	gateway bool
 	// head counts the bytes of the header section so far.
 	head int
 	// rest counts the bytes to come of a body of known length, or of a chunk.
@@ -41,6 +46,8 @@ type framer struct {
 // frameLimits are a listener's limits on one message, in bytes.
 type frameLimits struct {
 	header int
+	// gatewayHeader is the limit of gateways' routes; 0 if there are none.
+	gatewayHeader int
 	// body gives the limit for a raw request target.
 	body func(target []byte) int
 }
@@ -70,16 +77,24 @@ const (
 // between reports whether the last byte seen ended a message.
 func (f *framer) between() bool { return f.began == f.ended }
 
+// inGatewayHead reports whether the last byte seen belongs to the head of a
+// request that is, or may be, for a gateway's route, and does not end that head.
+func (f *framer) inGatewayHead() bool {
+	return f.limits.gatewayHeader > 0 && (f.state == inEmptyLine || f.state == inRequest || f.state == inFields && f.gateway)
+}
+
 // feed takes the bytes that arrived. It returns how many of them may be handed
 // on, all if bad is nil. Of a bad message the byte that would complete the
 // offending line is held back, so the library never sees it whole; but at least
 // its first byte was handed on, now or earlier, so that the library waits for
 // the rest and reports the error that Read then returns.
 func (f *framer) feed(p []byte) (n int, bad *problem) {
+	f.from = 0
 	for i := 0; i < len(p); {
 		switch f.state {
 		case inStart, inEmptyLine, inRequest, inFields, inChunkSize, inChunkEnd, inChunkedEnd:
 			if f.state == inStart {
+				f.from = i
 				if bad = f.begin(p[i]); bad != nil {
 					return i + 1, bad
 				}
@@ -125,6 +140,7 @@ func (f *framer) held(start, end int) int {
 func (f *framer) begin(c byte) *problem {
 	f.began++
 	f.state = inRequest
+	f.gateway = false
 	f.head, f.content, f.length = 0, 0, 0
 	f.http10, f.hasHost, f.emptyHost, f.hasLength, f.chunked, f.expect = false, false, false, false, false, expectNothing
 	if c == '\r' {
@@ -145,6 +161,7 @@ func (f *framer) finish() {
 
 // keep stores the beginning of a line, within the limits.
 func (f *framer) keep(part []byte) *problem {
+	f.recognise(part)
 	if bad := f.checkLength(len(f.line) + len(part) - 1); bad != nil {
 		return bad
 	}
@@ -160,11 +177,14 @@ const maxChunkLine = 16
 func (f *framer) checkLength(n int) *problem {
 	switch f.state {
 	case inRequest:
-		if n+2 > f.limits.header {
+		if n+2 > f.maxHead() {
 			return errURITooLong
 		}
 	case inFields:
-		if f.head+n+2 > f.limits.header {
+		if f.head+n+2 > f.maxHead() {
+			if f.gateway {
+				return errHeaderTooBig.with("the request line and header fields together exceed 64 KiB")
+			}
 			return errHeaderTooBig
 		}
 	case inChunkSize, inChunkEnd, inChunkedEnd, inEmptyLine:
@@ -174,6 +194,28 @@ func (f *framer) checkLength(n int) *problem {
 	case inStart, inBody, inChunk:
 	}
 	return nil
+}
+
+// maxHead is the limit on the request line and header fields of this message.
+func (f *framer) maxHead() int {
+	if f.gateway {
+		return f.limits.gatewayHeader
+	}
+	return f.limits.header
+}
+
+// recognise looks, in a request line that is too long for most routes and has not
+// ended, whether the route is a gateway's. part follows what was kept.
+func (f *framer) recognise(part []byte) {
+	if f.state != inRequest || f.gateway || f.limits.gatewayHeader == 0 || len(f.line)+len(part)+1 <= f.limits.header {
+		return
+	}
+	var begin [256]byte
+	n := copy(begin[:], f.line)
+	n += copy(begin[n:], part)
+	if _, target, ok := bytes.Cut(begin[:n], []byte{' '}); ok {
+		f.gateway = gatewayTarget(target)
+	}
 }
 
 // broken words what is wrong with a line that is too long for its place.
@@ -193,6 +235,7 @@ func (f *framer) broken() *problem {
 // endLine takes one whole line, whose LF has arrived; part is the line or its
 // last part, without the LF.
 func (f *framer) endLine(part []byte) *problem {
+	f.recognise(part)
 	if bad := f.checkLength(len(f.line) + len(part) - 1); bad != nil {
 		return bad
 	}
@@ -258,6 +301,7 @@ func (f *framer) requestLine(line []byte) *problem {
 	if !ok1 || !ok2 || !isToken(method) {
 		return errMalformed.with("a request line is a method, a target and a version, with one space between")
 	}
+	f.gateway = f.limits.gatewayHeader > 0 && gatewayTarget(target)
 	switch {
 	case string(version) == "HTTP/1.1":
 	case string(version) == "HTTP/1.0":
@@ -275,7 +319,11 @@ func (f *framer) requestLine(line []byte) *problem {
 			return errMalformed.with("the target holds a control character")
 		}
 	}
-	f.bodyMax = f.limits.body(target)
+	if f.gateway {
+		f.bodyMax = maxGatewayBody
+	} else {
+		f.bodyMax = f.limits.body(target)
+	}
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func testLimits() frameLimits {
-	return frameLimits{header: maxHeader, body: bodyLimit}
+	return frameLimits{header: maxHeader, gatewayHeader: maxGatewayHeader, body: bodyLimit}
 }
 
 // feedAll gives data to a new framer in pieces of at most n bytes and returns

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -60,20 +61,43 @@ func (g *guard) admit(h *headers) error {
 		return errHost
 	case h.hasOrigin, h.hasSecFetchSite && !equalFold(h.secFetchSite, "none"):
 		return errBrowser
-	case g.token == nil:
-		return nil
-	case h.repeated == "Authorization" || !g.matches(h.authorization):
+	}
+	return g.authenticate(h)
+}
+
+// admitGateway is admit for requests that a gateway makes of its own clients'
+// requests, with their Host, Origin and Sec-Fetch-Site. A token is enough then. Where
+// none is asked for, a name that resolves to this machine must still be refused; a
+// page that uses this machine's own name is not allowed by the browser to set the
+// header that holds a credential, nor to read the answer, and nothing is changed.
+func (g *guard) admitGateway(h *headers) error {
+	if g.token == nil && !localHost(h.host) {
+		return errHost
+	}
+	return g.authenticate(h)
+}
+
+// authenticate asks for the token, if there is one.
+func (g *guard) authenticate(h *headers) error {
+	if g.token != nil && (h.repeated == "Authorization" || !g.matches(h.authorization)) {
 		return errUnauthorized
 	}
 	return nil
 }
 
-// matches compares an Authorization field with the token. One that does not
-// match makes the token be read again, at most once a tick: it may be new.
+// matches compares an Authorization field with the token: as bearer, or as the
+// password of the scheme Basic, which is how clients of introspection authenticate
+// (RFC 7662, 2.1). One that does not match makes the token be read again, at most
+// once a tick: it may be new.
 func (g *guard) matches(authorization []byte) bool {
 	scheme, token, ok := bytes.Cut(authorization, []byte{' '})
 	token = trimBlanks(token)
-	if !ok || !equalFold(scheme, "bearer") || len(token) == 0 {
+	if ok && equalFold(scheme, "basic") {
+		token, ok = password(token)
+	} else if !equalFold(scheme, "bearer") {
+		return false
+	}
+	if !ok || len(token) == 0 {
 		return false
 	}
 	sum := sha256.Sum256(token)
@@ -82,6 +106,19 @@ func (g *guard) matches(authorization []byte) bool {
 	}
 	g.reread()
 	return g.equal(&sum)
+}
+
+// password returns the password of Basic credentials (RFC 7617).
+func password(credentials []byte) ([]byte, bool) {
+	if len(credentials) > maxSecretBytes {
+		return nil, false
+	}
+	plain, err := base64.StdEncoding.AppendDecode(nil, credentials)
+	if err != nil {
+		return nil, false
+	}
+	_, secret, ok := bytes.Cut(plain, []byte{':'})
+	return secret, ok
 }
 
 // reread refreshes the token, at most once a tick.

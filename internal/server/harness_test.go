@@ -201,8 +201,18 @@ func (s *service) doWith(c *http.Client, host, method, target, body string, opts
 		s.t.Fatalf("%s %s: %v", method, target, err)
 	}
 	a := &answer{status: res.StatusCode, header: res.Header, body: b, closed: res.Close}
-	s.contract.check(s.t, method, target, a)
+	s.check(method, target, a)
 	return a
+}
+
+// check holds an answer against the contract. Routes that are not configured are
+// no operations of it.
+func (s *service) check(method, target string, a *answer) {
+	s.t.Helper()
+	if s.data.gateway == nil && (gatewayTarget([]byte(target)) || target == "/v1/introspect") {
+		target = ""
+	}
+	s.contract.check(s.t, method, target, a)
 }
 
 // dial opens a connection to the socket that ends with the test.
@@ -257,7 +267,7 @@ func (s *service) answers(r *bufio.Reader, requests [][2]string, want int) (got 
 			return got
 		}
 		if a.status != http.StatusContinue {
-			s.contract.check(s.t, method, target, a)
+			s.check(method, target, a)
 		}
 		got = append(got, a)
 		if a.closed {

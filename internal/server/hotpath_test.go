@@ -28,11 +28,16 @@ func (nopRegisterer) Unregister(prometheus.Collector) bool { return true }
 type scriptedConn struct {
 	net.Conn // nil: nothing else is called
 
+	tb      testing.TB
 	request []byte
 	n       int
 	answers int
 	last    []byte
 	keep    bool
+	// buffer is what the library reads into; wrote is called after each answer.
+	buffer []byte
+	wrote  func()
+	data   *Data
 }
 
 func (c *scriptedConn) Read(p []byte) (int, error) {
@@ -41,6 +46,7 @@ func (c *scriptedConn) Read(p []byte) (int, error) {
 	}
 	c.n--
 	c.last = c.last[:0]
+	c.buffer = p
 	return copy(p, c.request), nil
 }
 
@@ -48,6 +54,9 @@ func (c *scriptedConn) Write(p []byte) (int, error) {
 	c.answers++
 	if c.keep {
 		c.last = append(c.last, p...)
+	}
+	if c.wrote != nil {
+		c.wrote()
 	}
 	return len(p), nil
 }
@@ -60,24 +69,15 @@ func (*scriptedConn) LocalAddr() net.Addr              { return &net.UnixAddr{Na
 func (*scriptedConn) RemoteAddr() net.Addr             { return &net.UnixAddr{Name: "y", Net: "unix"} }
 
 // serveScripted answers request n times through everything but a socket.
-func serveScripted(tb testing.TB, keys Keys, request string, n int) {
+func serveScripted(tb testing.TB, keys Keys, request string, n int, change ...func(*DataOptions)) {
 	tb.Helper()
-	reg := prometheus.NewRegistry()
-	d, err := NewData(DataOptions{Keys: keys, Registerer: reg, Logger: zap.NewNop(), Socket: Socket{Path: "unused"}})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	d.listeners = []*listener{{id: listenerUnix, data: d}}
 	serve := func(n int) *scriptedConn {
-		s := &scriptedConn{request: []byte(request), n: n, keep: n < 10}
-		c := &conn{Conn: s, listener: d.listeners[0]}
-		c.framer.limits = frameLimits{header: maxHeader, body: bodyLimit}
-		if err := d.http.ServeConn(c); err != nil {
-			tb.Fatal(err)
-		}
-		if s.answers < n {
-			tb.Fatalf("%d answers to %d requests", s.answers, n)
-		}
+		s := newScripted(tb, keys, func(o *DataOptions) {
+			for _, c := range change {
+				c(o)
+			}
+		}, request)
+		s.serve(n)
 		return s
 	}
 	if first := serve(3); !bytes.HasPrefix(first.last, []byte("HTTP/1.1 200 OK\r\n")) {
@@ -88,6 +88,33 @@ func serveScripted(tb testing.TB, keys Keys, request string, n int) {
 		b.ResetTimer()
 	}
 	serve(n)
+}
+
+// newScripted is a connection to a data plane of its own.
+func newScripted(tb testing.TB, keys Keys, change func(*DataOptions), request string) *scriptedConn {
+	tb.Helper()
+	opts := DataOptions{Keys: keys, Registerer: prometheus.NewRegistry(), Logger: zap.NewNop(), Socket: Socket{Path: "unused"}}
+	change(&opts)
+	d, err := NewData(opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d.listeners = []*listener{{id: listenerUnix, data: d}}
+	return &scriptedConn{tb: tb, request: []byte(request), data: d}
+}
+
+// serve answers the request n times.
+func (s *scriptedConn) serve(n int) {
+	s.tb.Helper()
+	s.n, s.answers, s.keep = n, 0, n < 10
+	c := &conn{Conn: s, listener: s.data.listeners[0]}
+	c.framer.limits = s.data.frameLimits()
+	if err := s.data.http.ServeConn(c); err != nil {
+		s.tb.Fatal(err)
+	}
+	if s.answers < n {
+		s.tb.Fatalf("%d answers to %d requests", s.answers, n)
+	}
 }
 
 const getActive = "GET /v1/keys/pk_live_1 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n"

@@ -48,11 +48,18 @@ type listener struct {
 
 // admit decides whether x may be answered at all.
 func (l *listener) admit(x *exchange) error {
-	if l.guard == nil {
+	switch {
+	case l.guard == nil:
 		return nil
+	case x.gateway:
+		return l.guard.admitGateway(&x.headers)
 	}
 	return l.guard.admit(&x.headers)
 }
+
+// asksToken reports whether requests present the listener's own token as
+// Authorization.
+func (l *listener) asksToken() bool { return l.guard != nil && l.guard.token != nil }
 
 // accept serves connections until the listener is closed.
 func (l *listener) accept() {
@@ -85,7 +92,7 @@ func (l *listener) receive(nc net.Conn) {
 		}
 	}
 	c := &conn{Conn: nc, listener: l}
-	c.framer.limits = frameLimits{header: maxHeader, body: bodyLimit}
+	c.framer.limits = l.data.frameLimits()
 	if !l.add(c) {
 		l.data.metrics.refused[l.id][refusedLimit].Inc()
 		_ = nc.SetWriteDeadline(time.Now().Add(time.Second)) // a fresh connection's buffer is empty: this never blocks
@@ -99,8 +106,20 @@ func (l *listener) receive(nc net.Conn) {
 // serve runs one connection to its end.
 func (l *listener) serve(c *conn) {
 	defer l.drop(c)
-	if err := l.data.http.ServeConn(c); err != nil {
-		l.data.logger.Debug("connection ended", zap.Stringer("listener", l.id), zap.String("error", category(err)))
+	for {
+		library := l.data.http
+		if c.wide {
+			library = l.data.wide
+		}
+		c.moving = false
+		err := library.ServeConn(c)
+		if c.moving {
+			continue // see conn.hold
+		}
+		if err != nil {
+			l.data.logger.Debug("connection ended", zap.Stringer("listener", l.id), zap.String("error", category(err)))
+		}
+		return
 	}
 }
 

@@ -65,6 +65,15 @@ var (
 	errBrowser      = &problem{status: 403, code: "browser_not_allowed", detail: "requests made by a browser's page are not served"}
 	errUnauthorized = &problem{status: 401, code: "unauthorized", detail: "this listener wants Authorization: Bearer with its token"}
 
+	// About what a gateway's client presents. A gateway may hand these on to whoever
+	// asked it, so that they do not say why a credential is refused.
+	errNoCredential   = &problem{status: 401, code: "no_credential", detail: "the request presents no credential"}
+	errBadCredential  = &problem{status: 401, code: "bad_credential", detail: "what is presented cannot be a credential"}
+	errTwoCredentials = &problem{status: 401, code: "ambiguous_credential", detail: "the request presents more than one credential, or a header field for one twice"}
+	errRefused        = &problem{status: 403, code: "refused", detail: "what is presented may not be used for this"}
+	errNoPolicy       = &problem{status: 403, code: "no_such_policy", detail: "there is no policy of this name"}
+	errCannotTell     = &problem{status: 503, code: "unavailable", detail: "whether the credential may be used cannot be told now"}
+
 	// About what is asked.
 	errNoRoute         = &problem{status: 404, code: "no_such_route", detail: "there is no such route; paths are taken as they are sent, without normalising"}
 	errMethod          = &problem{status: 405, code: "method_not_allowed", detail: "the route does not take this method"}
@@ -86,6 +95,7 @@ var (
 	errReceiptUnavailable = &problem{status: 503, code: "unavailable", detail: "the database did not answer, so that the receipt's state cannot be told now"}
 
 	// About the body.
+	errMalformedForm   = &problem{status: 400, code: "malformed_form", detail: "the body is not application/x-www-form-urlencoded"}
 	errMalformedJSON   = &problem{status: 400, code: "malformed_json", detail: "the body is not one JSON object"}
 	errUnknownMember   = &problem{status: 400, code: "unknown_member", detail: "unknown member"}
 	errDuplicateMember = &problem{status: 400, code: "duplicate_member", detail: "the member occurs twice"}
@@ -106,6 +116,22 @@ func problemOf(err error) *problem {
 	default:
 		return errInternal
 	}
+}
+
+// forGateway is what a gateway is told instead of p: one of the three statuses that
+// all of them understand as a refusal. Some gateways can be told to let requests pass
+// when the answer is 5xx, so that nothing their clients can bring about is one.
+func (p *problem) forGateway() *problem {
+	status := http.StatusForbidden
+	switch p.status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable:
+		return p
+	case http.StatusInternalServerError:
+		status = http.StatusServiceUnavailable
+	}
+	q := *p
+	q.status = status
+	return &q
 }
 
 // keyStatus is the status of GET /v1/keys/{key_id} for a verdict: 200 only for

@@ -81,7 +81,7 @@ func (c *conn) plain(p []byte) (*route, bool) {
 	if media, ok := h.negotiate(setOf(mediaJSON, mediaJWK, mediaPEM)); !ok || media != mediaJSON {
 		return nil, false
 	}
-	if r.body == 0 && f.length > 0 || r.body > 0 && (!isJSON(h.contentType) || len(h.contentEncoding) > 0) {
+	if r.body == 0 && f.length > 0 || r.body > 0 && r.takesBody(h) != nil {
 		return nil, false
 	}
 	x.bounds, err = parseBounds(h)
@@ -110,6 +110,9 @@ func (c *conn) send(x *exchange) {
 	b = append(b, "\r\nCache-Control: no-store"...)
 	if x.status == http.StatusServiceUnavailable {
 		b = append(b, "\r\nRetry-After: 1"...)
+	}
+	if c.last = c.listener.data.stopping.Load(); c.last {
+		b = append(b, "\r\nConnection: close"...)
 	}
 	b = append(b, "\r\n\r\n"...)
 	joined := len(x.out) <= maxJoined

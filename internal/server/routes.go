@@ -13,6 +13,9 @@ var routes = [...]route{
 	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, quick: true, handle: (*Data).verify},
 	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, quick: true, handle: (*Data).verifyBatch},
 	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
+	{id: routeAuthz, path: "/v1/authz", gateway: true, handle: (*Data).authz},
+	{id: routeAuthzPolicy, path: "/v1/authz-policy", gateway: true, handle: (*Data).authzPolicy},
+	{id: routeIntrospect, path: "/v1/introspect", method: http.MethodPost, body: maxBody, media: typeForm, credential: true, handle: (*Data).introspect},
 	{id: routeAudit, path: "/v1/audit", method: http.MethodPost, handle: (*Data).audit},
 	{id: routeStatus, path: "/v1/status", method: http.MethodGet, handle: (*Data).status},
 	{id: routeOpenAPI, path: "/openapi.yaml", method: http.MethodGet, handle: (*Data).openAPI},
@@ -20,8 +23,9 @@ var routes = [...]route{
 
 // Limits on bodies, in bytes.
 const (
-	maxBody      = 64 << 10
-	maxBatchBody = 1 << 20
+	maxBody        = 64 << 10
+	maxBatchBody   = 1 << 20
+	maxGatewayBody = 1 << 20
 )
 
 // route is one line of the table above.
@@ -32,12 +36,20 @@ type route struct {
 	rest bool
 	// query: the route takes one, and reads it itself.
 	query bool
+	// gateway: the path may be followed by a slash and anything; any method, query,
+	// header field and body is taken. See gateway.go.
+	gateway bool
+	// credential: the route is there only if DataOptions.Gateway says what is
+	// presented. Gateway routes are of these.
+	credential bool
 	// method is what the route takes; GET implies HEAD.
 	method string
 	// body is the most bytes the body may have, 0 if there must be none.
 	body int
 	// quick: plain requests need not go through the library; see conn.quick.
-	quick  bool
+	quick bool
+	// media is the body's Content-Type; JSON if empty.
+	media  string
 	handle func(*Data, *exchange) error
 }
 
@@ -50,6 +62,9 @@ const (
 	routeVerify
 	routeBatch
 	routeReceipt
+	routeAuthz
+	routeAuthzPolicy
+	routeIntrospect
 	routeAudit
 	routeStatus
 	routeOpenAPI
@@ -58,15 +73,23 @@ const (
 )
 
 func (r routeID) String() string {
-	return [numRoutes]string{"none", "key", "verify", "verify_batch", "receipt", "audit", "status", "openapi"}[r]
+	return [numRoutes]string{
+		"none", "key", "verify", "verify_batch", "receipt", "authz", "authz_policy", "introspect", "audit", "status", "openapi",
+	}[r]
 }
 
-// routeOf finds the route of a raw request target; rest is the segment after a
-// route's prefix.
+// routeOf finds the route of a raw request target; rest is what follows a route's
+// prefix: one segment, or for a gateway's route the slash and all behind it.
 func routeOf(target []byte) (r *route, rest []byte, err error) {
 	path, _, query := bytes.Cut(target, []byte{'?'})
 	for i := range routes {
 		r = &routes[i]
+		if r.gateway {
+			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path || len(path) > len(r.path) && path[len(r.path)] != '/' {
+				continue
+			}
+			return r, path[len(r.path):], nil
+		}
 		if r.rest {
 			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path || bytes.IndexByte(path[len(r.path):], '/') >= 0 {
 				continue
@@ -81,6 +104,17 @@ func routeOf(target []byte) (r *route, rest []byte, err error) {
 		return r, rest, nil
 	}
 	return nil, nil, errNoRoute
+}
+
+// gatewayTarget reports whether a raw request target, or its beginning, is one of
+// a gateway's routes.
+func gatewayTarget(target []byte) bool {
+	const prefix = "/v1/authz"
+	if len(target) < len(prefix) || string(target[:len(prefix)]) != prefix {
+		return false
+	}
+	r, _, err := routeOf(target)
+	return err == nil && r.gateway
 }
 
 // takes reports whether r takes the method.
