@@ -167,9 +167,29 @@ func newData(cfg *config.Config, b Build, store *keystore.Store, receipts server
 		Keys: store, Receipts: receipts,
 		Socket: server.Socket{Path: s.Path, Mode: s.Mode, GID: s.GID, AllowedUIDs: s.AllowedUIDs},
 		TCP:    server.TCP{Address: cfg.Listen.TCP.Address, Token: cfg.TCPToken()},
-		Pepper: pepper, Instance: cfg.Instance, Version: b.Version,
+		Pepper: pepper, Gateway: newGateway(&cfg.Authz), Instance: cfg.Instance, Version: b.Version,
 		Logger: log.Named("server"), Registerer: reg,
 	})
+}
+
+// newGateway translates the settings of gateways' routes.
+func newGateway(a *config.Authz) server.Gateway {
+	g := server.Gateway{Headers: a.Header, Policy: newPolicy(config.Policy{OwnerID: a.OwnerID, Scopes: a.Scopes, Attributes: a.Attributes})}
+	switch a.Credential {
+	case config.CredentialSecret:
+		g.Credential = server.CredentialSecret
+	case config.CredentialKeyID:
+		g.Credential = server.CredentialKeyID
+	}
+	g.Policies = make(map[string]server.Policy, len(a.Policies))
+	for name, p := range a.Policies {
+		g.Policies[name] = newPolicy(p)
+	}
+	return g
+}
+
+func newPolicy(p config.Policy) server.Policy {
+	return server.Policy{OwnerID: p.OwnerID, Scopes: p.Scopes, Attributes: string(p.Attributes)}
 }
 
 // awaitWarm ends the process with an error if the first warm takes too long and

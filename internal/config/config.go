@@ -26,6 +26,7 @@ type Config struct {
 	Fleet     Fleet     `key:"fleet"`
 	Relay     Relay     `key:"relay"`
 	Keys      Keys      `key:"keys"`
+	Authz     Authz     `key:"authz"`
 
 	// Transports that may stay unencrypted beyond this machine: postgres, amqp. Danger: passwords and answers can be read and changed on the way.
 	AllowInsecure []string `key:"allow_insecure"`
@@ -196,6 +197,23 @@ type Keys struct {
 	PepperFile string `key:"pepper_file"`
 }
 
+// Authz is how gateways and frameworks ask: the routes /v1/authz,
+// /v1/authz-policy and /v1/introspect.
+type Authz struct {
+	// What requests that a gateway asks about present: secret (a secret key, which is hashed) or key_id; empty: the routes for gateways and introspection are off. Danger: a key_id is not secret, so whoever knows one passes.
+	Credential string `key:"credential"`
+	// Header fields that may hold the credential; exactly one must, once. Authorization stands for its scheme Bearer.
+	Header []string `key:"header"`
+	// Owner that a key must have at /v1/authz; empty: any.
+	OwnerID string `key:"owner_id"`
+	// Scopes that a key must have at /v1/authz, all of them; empty: none.
+	Scopes []string `key:"scopes"`
+	// Attributes that a key must have at /v1/authz, as a JSON object or a group in the file, such as {"env": "live"}; empty: none.
+	Attributes Attributes `key:"attributes"`
+	// Named policies for /v1/authz-policy/<name>, each with owner_id, scopes and attributes: a group in the file, or a JSON object.
+	Policies Policies `key:"policies"`
+}
+
 // Log is what the daemon writes about itself, to standard error.
 type Log struct {
 	// Least severe level that is logged: debug, info, warn, error. Key ids appear at debug only, key material never.
@@ -208,6 +226,9 @@ type Log struct {
 const (
 	StorePostgres = "postgres"
 	StoreFile     = "file"
+
+	CredentialSecret = "secret"
+	CredentialKeyID  = "key_id"
 
 	ExecCacheStatement = "cache_statement"
 	ExecCacheDescribe  = "cache_describe"
@@ -272,6 +293,7 @@ func Default() *Config {
 			Retention:    168 * time.Hour,
 			Wakeup:       WakeupNotify,
 		},
-		Log: Log{Level: "info", Format: FormatJSON},
+		Authz: Authz{Header: []string{"X-Api-Key", "Authorization"}},
+		Log:   Log{Level: "info", Format: FormatJSON},
 	}
 }

@@ -131,14 +131,21 @@ func (p *fileParser) setting(s *Setting, node *yaml.Node) {
 			items = append(items, item.Value)
 		}
 		p.values[s.Key] = fileValue{strings.Join(items, ","), origin}
+	case node.Kind == yaml.MappingNode && s.Type == "object":
+		if text, ok := p.object(s, node); ok {
+			p.values[s.Key] = fileValue{text, origin}
+		}
 	default:
 		p.mistake(node.Line, "%s: want %s, not %s", s.Key, article(s.Type), kindName(node))
 	}
 }
 
 func article(typeName string) string {
-	if typeName == "octal" {
+	switch typeName {
+	case "octal":
 		return "an octal number"
+	case "object":
+		return "a group of values"
 	}
 	return "a " + typeName
 }

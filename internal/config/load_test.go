@@ -73,6 +73,11 @@ func example(s *Setting) string {
 		return "77"
 	case "true|false":
 		return other(s.text(Default()))
+	case "object":
+		if s.Key == "authz.policies" {
+			return `{"p":{"scopes":["x"]}}`
+		}
+		return `{"a":1}`
 	}
 	return "77"
 }
@@ -147,6 +152,9 @@ func loadWithFlag(t *testing.T, content string, s Setting, value string) (*Confi
 }
 
 func other(value string) string {
+	if strings.HasPrefix(value, "{") {
+		return strings.Replace(value, `{"`, `{"other-`, 1)
+	}
 	if value == "false" {
 		return "true"
 	}

@@ -40,6 +40,9 @@ func (c *Config) Warnings() []string {
 	if c.Listen.TCP.Address != "" && c.Listen.TCP.TokenFile == "" {
 		warnings = append(warnings, "listen.tcp.address without listen.tcp.token_file: every process that shares this network namespace can ask")
 	}
+	if c.Authz.Credential == CredentialKeyID {
+		warnings = append(warnings, "authz.credential: key_id: a key_id is not secret, so whoever knows one passes a gateway that asks nothing else")
+	}
 	return warnings
 }
 

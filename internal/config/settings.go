@@ -75,6 +75,9 @@ var (
 	typeStrings  = reflect.TypeFor[[]string]()
 	typeInts     = reflect.TypeFor[[]int]()
 	typeOptInt   = reflect.TypeFor[*int]()
+
+	typeAttributes = reflect.TypeFor[Attributes]()
+	typePolicies   = reflect.TypeFor[Policies]()
 )
 
 // typeName must not return the name of a type that viper converts by itself
@@ -89,6 +92,8 @@ func typeName(t reflect.Type) string {
 		return "list"
 	case typeOptInt:
 		return "number"
+	case typeAttributes, typePolicies:
+		return "object"
 	}
 	switch t.Kind() {
 	case reflect.Int:
@@ -143,6 +148,8 @@ func (s *Setting) set(c *Config, text string) error {
 			return fmt.Errorf("want a whole number")
 		}
 		v.Set(reflect.ValueOf(&n))
+	case typeAttributes, typePolicies:
+		return setObject(v, text)
 	default:
 		return setPlain(v, text)
 	}
@@ -195,6 +202,8 @@ func (s *Setting) text(c *Config) string {
 		return strings.Join(value, ",")
 	case []int:
 		return strings.Trim(strings.ReplaceAll(fmt.Sprint(value), " ", ","), "[]")
+	case Policies:
+		return value.String()
 	case *int:
 		if value == nil {
 			return ""

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"regexp"
 	"slices"
@@ -44,6 +45,7 @@ func (c *Config) Validate(role Role) error {
 		v.cache()
 		v.freshness()
 		v.audit()
+		v.authz()
 		v.broker(false)
 	case ForRelay:
 		v.store(role)
@@ -292,6 +294,77 @@ func (v *validator) audit() {
 	}
 	if a.Sample < 1 || a.Sample > 250 {
 		v.fail("audit.sample", "must be between 1 and 250; audit.interval: 0 switches it off")
+	}
+}
+
+// policyName keeps to what a path takes without encoding.
+var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// fieldName is the name of a header field (RFC 9110, 5.1).
+var fieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
+
+// notForCredentials are fields that say where a message ends, or that a gateway
+// sets itself.
+var notForCredentials = []string{
+	"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect", "keep-alive", "cookie",
+	"cache-control", "x-keysidecar-key-id", "x-keysidecar-owner-id", "x-keysidecar-scopes",
+}
+
+func (v *validator) authz() {
+	a := &v.config.Authz
+	if a.Credential == "" {
+		for _, key := range []string{"authz.header", "authz.owner_id", "authz.scopes", "authz.attributes", "authz.policies"} {
+			if v.config.origins[key] != "" {
+				v.fail(key, "has no effect without authz.credential: set that, or leave this out")
+			}
+		}
+		return
+	}
+	v.oneOf("authz.credential", a.Credential, CredentialSecret, CredentialKeyID)
+	if len(a.Header) == 0 || len(a.Header) > 8 {
+		v.fail("authz.header", "must name 1 to 8 header fields, such as X-Api-Key")
+	}
+	var seen []string
+	for _, name := range a.Header {
+		lower := strings.ToLower(name)
+		switch {
+		case !fieldName.MatchString(name):
+			v.fail("authz.header", "%q is not the name of a header field", name)
+		case slices.Contains(notForCredentials, lower):
+			v.fail("authz.header", "%s has a meaning of its own: use another field", name)
+		case slices.Contains(seen, lower):
+			v.fail("authz.header", "%s is named twice", name)
+		}
+		seen = append(seen, lower)
+	}
+	if slices.Equal(seen, []string{"authorization"}) && v.config.Listen.Socket.Path == "" && v.config.Listen.TCP.TokenFile != "" {
+		v.fail("authz.header", "Authorization holds the listener's own token (listen.tcp.token_file): name another field for the credential")
+	}
+	v.policy("authz", Policy{a.OwnerID, a.Scopes, a.Attributes})
+	for _, name := range slices.Sorted(maps.Keys(a.Policies)) {
+		v.policy("authz.policies."+name, a.Policies[name])
+	}
+}
+
+// policy checks what a store could never hold.
+func (v *validator) policy(at string, p Policy) {
+	key := func(member string) string {
+		if at == "authz" {
+			return "authz." + member
+		}
+		return "authz.policies"
+	}
+	if len(p.OwnerID) > 256 || strings.ContainsFunc(p.OwnerID, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		v.fail(key("owner_id"), "%s.owner_id must have at most 256 bytes and no control characters", at)
+	}
+	for _, s := range p.Scopes {
+		if len(p.Scopes) > 64 || len(s) > 256 {
+			v.fail(key("scopes"), "%s.scopes must be at most 64 of at most 256 bytes each", at)
+			break
+		}
+	}
+	if len(p.Attributes) > 1024 {
+		v.fail(key("attributes"), "%s.attributes must have at most 1024 bytes, as a key's do", at)
 	}
 }
 
