@@ -112,6 +112,12 @@ func (c *Cluster) process(bin, name string, args []string, env ...string) (*Proc
 	return p, p.Start()
 }
 
+// Program starts another program, which ends with the cluster: a gateway in front
+// of a sidecar, say.
+func (c *Cluster) Program(name, path string, args ...string) (*Process, error) {
+	return c.process(path, name, args)
+}
+
 // Relay starts a relay. env adds to or overrides its settings ("KEYSIDECAR_...=").
 func (c *Cluster) Relay(name string, env ...string) (*Relay, error) {
 	admin, err := c.reserve()
