@@ -374,7 +374,7 @@ func TestNamedTablesFunctionsAndMetricsExist(t *testing.T) {
 	})
 	inDatabase := regexp.MustCompile(`\bkeysidecar\.([a-z_]+)`)
 	metric := regexp.MustCompile(`^keysidecar_(?:relay_|subscriber_)?([a-z_]+)`)
-	elsewhere := []string{"sock", "yaml", "q", "key", "keysidecar_keys"}
+	elsewhere := []string{"sock", "yaml", "lua", "q", "key", "keysidecar_keys"}
 	for document, text := range documents(t) {
 		for _, c := range code(text) {
 			for _, m := range inDatabase.FindAllStringSubmatch(c, -1) {

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
-# server programs of PostgreSQL and RabbitMQ, a C compiler for the race detector,
-# and Spin, which checks the protocol's model. On Debian and Ubuntu, as root, it
-# installs what is missing. The packages' own services are neither started nor
-# enabled, and no database cluster is created: the tests run the programs by
-# themselves.
+# server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
+# a C compiler for the race detector, and Spin, which checks the protocol's model. On
+# Debian and Ubuntu, as root, it installs what is missing. The packages' own services
+# are neither started nor enabled, and no database cluster is created: the tests run
+# the programs by themselves.
 set -euo pipefail
 
 missing=()
@@ -12,6 +12,10 @@ compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgres
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
 command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v gcc >/dev/null && command -v spin >/dev/null || missing+=(spin gcc libc6-dev)
+gateways=(nginx caddy haproxy)
+for program in "${gateways[@]}"; do
+	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null || missing+=("$program")
+done
 
 if [ ${#missing[@]} -eq 0 ]; then
 	exit 0
@@ -24,7 +28,8 @@ if ! command -v apt-get >/dev/null; then
 	deps: PostgreSQL (14 or newer) and RabbitMQ so that these exist:
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
-	deps: and gcc (the race detector and the model need it) and spin on the PATH.
+	deps: and gcc (the race detector and the model need it), spin, nginx, caddy and
+	deps: haproxy on the PATH.
 	TXT
 	exit 1
 fi
@@ -68,4 +73,9 @@ if [[ " ${missing[*]} " == *" postgresql "* ]]; then
 	echo 'create_main_cluster = false' >>"$conf"
 fi
 install "${missing[@]}"
+for program in "${gateways[@]}"; do
+	if [[ " ${missing[*]} " == *" $program "* ]] && command -v deb-systemd-helper >/dev/null; then
+		deb-systemd-helper disable "$program.service" >/dev/null
+	fi
+done
 echo "deps: done"

@@ -104,16 +104,16 @@ func newScripted(tb testing.TB, keys Keys, change func(*DataOptions), request st
 }
 
 // serve answers the request n times.
-func (s *scriptedConn) serve(n int) {
-	s.tb.Helper()
-	s.n, s.answers, s.keep = n, 0, n < 10
-	c := &conn{Conn: s, listener: s.data.listeners[0]}
-	c.framer.limits = s.data.frameLimits()
-	if err := s.data.http.ServeConn(c); err != nil {
-		s.tb.Fatal(err)
+func (c *scriptedConn) serve(n int) {
+	c.tb.Helper()
+	c.n, c.answers, c.keep = n, 0, n < 10
+	served := &conn{Conn: c, listener: c.data.listeners[0]}
+	served.framer.limits = c.data.frameLimits()
+	if err := c.data.http.ServeConn(served); err != nil {
+		c.tb.Fatal(err)
 	}
-	if s.answers < n {
-		s.tb.Fatalf("%d answers to %d requests", s.answers, n)
+	if c.answers < n {
+		c.tb.Fatalf("%d answers to %d requests", c.answers, n)
 	}
 }
 

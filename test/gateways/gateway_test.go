@@ -2,6 +2,7 @@ package gateways
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,8 +45,11 @@ type application struct {
 type seen struct {
 	Method, URI string
 	Header      http.Header
-	Body        string
+	// Body is the SHA-256 of the body, in hexadecimal.
+	Body string
 }
+
+func digest(body []byte) string { return fmt.Sprintf("%x", sha256.Sum256(body)) }
 
 func newApplication() (*application, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,8 +59,12 @@ func newApplication() (*application, error) {
 	a := &application{address: l.Addr().String()}
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.requests.Add(1)
-		body, _ := io.ReadAll(r.Body)
-		_ = json.NewEncoder(w).Encode(seen{r.Method, r.RequestURI, r.Header, string(body)})
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(seen{r.Method, r.RequestURI, r.Header, digest(body)})
 	}))
 	s.Listener = l
 	s.Start()

@@ -80,8 +80,8 @@ func TestRequestsPassUnharmed(t *testing.T) {
 					if err != nil || res.StatusCode != 200 {
 						t.Fatalf("%s %s with %d bytes: %v %v", method, path, size, res, err)
 					}
-					if method != "HEAD" && (s.Method != method || s.URI != path || s.Body != body) {
-						t.Errorf("%s %s with %d bytes arrived as %s %s with %d", method, path, size, s.Method, s.URI, len(s.Body))
+					if method != "HEAD" && (s.Method != method || s.URI != path || s.Body != digest([]byte(body))) {
+						t.Errorf("%s %s with %d bytes arrived as %s %s, or with another body", method, path, size, s.Method, s.URI)
 					}
 				}
 			}

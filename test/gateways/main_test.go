@@ -145,7 +145,8 @@ func issue(t *testing.T, secret, owner string, scopes ...string) string {
 	if _, err := world.Exec(t.Context(), `INSERT INTO keysidecar.owners (owner_id) VALUES ($1) ON CONFLICT DO NOTHING`, owner); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := world.Exec(t.Context(), `INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, scopes) VALUES ($1, $2, 'opaque', $3)`, id, owner, scopes); err != nil {
+	if _, err := world.Exec(t.Context(), `INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm, scopes) VALUES ($1, $2, 'opaque', $3)
+		ON CONFLICT (key_id) DO UPDATE SET revoked_at = NULL`, id, owner, scopes); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := world.sidecar.Until(t.Context(), id, cluster.Code("active")); err != nil {
