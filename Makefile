@@ -54,7 +54,19 @@ fuzz: ## Run every fuzz target for FUZZ_TIME (15s) each
 	@scripts/fuzz.sh $(FUZZ_TIME)
 
 .PHONY: bench
-bench: deps ## Benchmarks of look-up, warm, memory, capture and the revocation chain, each beside its peer
+bench: bench-deps ## A look-up beside its peers (a bare loop, nginx, Redis, Postgres); writes docs/benchmarks.md (about 20 minutes)
+	$(GO) run ./bench/peers/cmd -out docs/benchmarks.md
+
+.PHONY: bench-loss
+bench-loss: bench-deps ## Revocations that Redis Pub/Sub, RabbitMQ queues and keysidecar lose; writes docs/benchmarks.md
+	$(GO) run ./bench/loss/cmd -out docs/benchmarks.md
+
+.PHONY: bench-deps
+bench-deps: ## Install what the benchmarks compare with: nginx and Redis (as make deps does)
+	@scripts/deps.sh bench
+
+.PHONY: bench-go
+bench-go: deps ## Go benchmarks of look-up, warm, memory, capture and the revocation chain, each beside its peer
 	$(GO) test -run '^$$' -bench . -timeout 30m ./internal/clock ./internal/keystore ./internal/server ./internal/schema ./bench
 
 # The long run. SEED chooses what is drawn; the same seed draws the same faults.

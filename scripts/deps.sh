@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
-# a C compiler for the race detector, and Spin, which checks the protocol's model. On
-# Debian and Ubuntu, as root, it installs what is missing. The packages' own services
-# are neither started nor enabled, and no database cluster is created: the tests run
-# the programs by themselves.
+# a C compiler for the race detector, and Spin, which checks the protocol's model.
+# `deps.sh bench` also wants what the benchmarks compare with: Redis. On Debian and
+# Ubuntu, as root, it installs what is missing. The packages' own services are
+# neither started nor enabled, and no database cluster is created: the tests run the
+# programs by themselves.
 set -euo pipefail
 
 missing=()
@@ -16,6 +17,9 @@ gateways=(nginx caddy haproxy)
 for program in "${gateways[@]}"; do
 	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null || missing+=("$program")
 done
+if [ "${1:-}" = bench ]; then
+	command -v redis-server >/dev/null || missing+=(redis-server)
+fi
 
 if [ ${#missing[@]} -eq 0 ]; then
 	exit 0
@@ -29,13 +33,13 @@ if ! command -v apt-get >/dev/null; then
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
 	deps: and gcc (the race detector and the model need it), spin, nginx, caddy and
-	deps: haproxy on the PATH.
+	deps: haproxy on the PATH; for the benchmarks also redis-server.
 	TXT
 	exit 1
 fi
 if [ "$(id -u)" -ne 0 ]; then
 	echo "deps: missing: ${missing[*]}" >&2
-	echo "deps: installing packages needs root; run: sudo $0" >&2
+	echo "deps: installing packages needs root; run: sudo $0 $*" >&2
 	exit 1
 fi
 

@@ -218,7 +218,7 @@ func (p *Postgres) DSNVia(addr, database string, user ...string) string {
 // SocketDSN returns the URL of a database over the server's Unix socket.
 func (p *Postgres) SocketDSN(database string, user ...string) string {
 	q := url.Values{"host": {p.ws.dir}, "port": {strconv.Itoa(p.port.number)}}
-	u := url.URL{Scheme: "postgres", User: url.User(oneOr(user, pgSuperuser)), Path: database, RawQuery: q.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.User(oneOr(user, pgSuperuser)), Path: "/" + database, RawQuery: q.Encode()}
 	return u.String()
 }
 

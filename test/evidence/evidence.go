@@ -8,19 +8,31 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// head begins a new document.
-const head = `# Evidence
-
-What was measured, by which command, on which machine. Each section is written by the command that it names, and is
+// generated is what heads say of where sections come from.
+const generated = `Each section is written by the command that it names, and is
 replaced when the command is run again; nothing here is written by hand.
 
 `
+
+// headOf begins a new document, by the name of its file.
+func headOf(path string) string {
+	if filepath.Base(path) == "benchmarks.md" {
+		return `# Benchmarks
+
+keysidecar beside what one would use otherwise, in the same run on the same machine: ratios say something, absolute numbers from
+somebody else's machine do not. ` + generated
+	}
+	return `# Evidence
+
+What was measured, by which command, on which machine. ` + generated
+}
 
 // WriteSection puts text into the document at path as the section name, in place of
 // an older one; at the end if there is none.
@@ -32,7 +44,7 @@ func WriteSection(path, name, text string) error {
 	}
 	document := string(old)
 	if document == "" {
-		document = head
+		document = headOf(path)
 	}
 	section := begin + strings.TrimRight(text, "\n") + "\n" + end
 	before, rest, found := strings.Cut(document, begin)
