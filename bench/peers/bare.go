@@ -160,7 +160,7 @@ func startBare(ctx context.Context, self string, keys int, hit, miss []byte) (p 
 		return nil, "", errors.Join(err, os.RemoveAll(dir))
 	}
 	socket = filepath.Join(dir, "s")
-	p, err = startProgram(ctx, dir, self, []string{BareCommand, socket, strconv.Itoa(keys), dir}, func() error {
+	p, err = StartProgram(ctx, dir, self, []string{BareCommand, socket, strconv.Itoa(keys), dir}, func() error {
 		_, err := ask(ctx, "unix", socket, http, httpGet(keyID(0)))
 		return err
 	})

@@ -50,7 +50,7 @@ func startNginx(ctx context.Context, body []byte) (p *Program, socket string, er
 		return nil, "", errors.Join(err, os.RemoveAll(dir))
 	}
 	socket = filepath.Join(dir, "s")
-	p, err = startProgram(ctx, dir, path, []string{"-p", dir, "-c", conf, "-e", "stderr"}, func() error {
+	p, err = StartProgram(ctx, dir, path, []string{"-p", dir, "-c", conf, "-e", "stderr"}, func() error {
 		_, err := ask(ctx, "unix", socket, http, httpGet(keyID(0)))
 		return err
 	})

@@ -27,9 +27,8 @@ const (
 	stopLimit  = 10 * time.Second
 )
 
-// startProgram starts a program of the machine in dir and waits until ready returns
-// nil.
-func startProgram(ctx context.Context, dir, path string, args []string, ready func() error) (*Program, error) {
+// StartProgram starts a program in dir and waits until ready returns nil.
+func StartProgram(ctx context.Context, dir, path string, args []string, ready func() error) (*Program, error) {
 	p := &Program{Dir: dir, log: filepath.Join(dir, "log"), done: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -87,6 +86,13 @@ func (p *Program) output() string {
 
 // pids are the program's processes.
 func (p *Program) pids() ([]int, error) { return withChildren(p.cmd.Process.Pid) }
+
+// Kill ends the program without warning and leaves its folder.
+func (p *Program) Kill() error {
+	err := p.cmd.Process.Kill()
+	<-p.done
+	return err
+}
 
 // Close ends the program and removes its folder.
 func (p *Program) Close() error {

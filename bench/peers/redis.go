@@ -39,7 +39,7 @@ func StartRedis(ctx context.Context) (*Redis, error) {
 		return nil, errors.Join(err, r.release(), os.RemoveAll(dir))
 	}
 	args := []string{"--bind", "127.0.0.1", "--port", port, "--unixsocket", r.Socket, "--dir", dir, "--save", "", "--appendonly", "no", "--daemonize", "no"}
-	r.Program, err = startProgram(ctx, dir, path, args, func() error {
+	r.Program, err = StartProgram(ctx, dir, path, args, func() error {
 		_, err := ask(ctx, "tcp", r.Address, resp, respCommand("GET", "nothing"))
 		return err
 	})
@@ -79,4 +79,9 @@ func (r *Redis) fill(ctx context.Context, keys int, value []byte) (err error) {
 		}
 	}
 	return <-sent
+}
+
+// RedisVersion is what the program says of itself.
+func RedisVersion(ctx context.Context) (string, error) {
+	return version(ctx, "redis-server", "--version")
 }

@@ -215,7 +215,7 @@ func (b *bench) start(ctx context.Context, r *Report) error {
 			return err
 		}
 	}
-	r.Machine, err = machine(ctx, s)
+	r.Machine, err = b.machine(ctx, s)
 	return err
 }
 
@@ -295,23 +295,38 @@ func (b *bench) close() error {
 }
 
 // machine says what ran, a line each.
-func machine(ctx context.Context, s *system) ([]string, error) {
+func (b *bench) machine(ctx context.Context, s *system) ([]string, error) {
 	var postgres string
 	if err := s.SQL.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
 		return nil, err
 	}
 	lines := []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres}
-	for name, arg := range map[string]string{"nginx": "-v", "redis-server": "--version"} {
-		path, err := find(name)
+	if b.wants(Nginx) {
+		line, err := version(ctx, "nginx", "-v")
 		if err != nil {
-			continue // it is left out
+			return nil, err
 		}
-		out, err := exec.CommandContext(ctx, path, arg).CombinedOutput()
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", name, arg, err)
-		}
-		lines = append(lines, strings.TrimSpace(string(out)))
+		lines = append(lines, line)
 	}
-	slices.Sort(lines[3:])
+	if b.wants(RedisTCP) {
+		line, err := RedisVersion(ctx)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, line)
+	}
 	return lines, nil
+}
+
+// version is what a program says of itself.
+func version(ctx context.Context, name, arg string) (string, error) {
+	path, err := find(name)
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(ctx, path, arg).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s %s: %w", name, arg, err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
