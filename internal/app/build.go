@@ -22,9 +22,17 @@ func newRegistry(b Build) (*prometheus.Registry, error) {
 		ConstLabels: prometheus.Labels{"version": b.Version, "revision": b.Revision, "goversion": runtime.Version()},
 	})
 	info.Set(1)
+	// Read at each scrape: a running pod's limits can be changed.
+	memory := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "keysidecar_memory_limit_bytes",
+		Help: "Memory that the container may use, page cache and memory-backed volumes included; 0 if there is no limit.",
+	}, func() float64 {
+		limit, _ := cgroupLimit(ownCgroup, cgroupRoot)
+		return float64(limit)
+	})
 	reg := prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info, memory,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("register the process's metrics: %w", err)

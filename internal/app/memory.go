@@ -10,13 +10,19 @@ import (
 	"go.uber.org/zap"
 )
 
+// Where Linux tells about control groups (version 2).
+const (
+	ownCgroup  = "/proc/self/cgroup"
+	cgroupRoot = "/sys/fs/cgroup"
+)
+
 // limitMemory tells the garbage collector to keep to 90 % of the container's
 // memory, which Go does not find out by itself. GOMEMLIMIT, if set, stands.
 func limitMemory(log *zap.Logger) {
 	if os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	limit, ok := cgroupLimit("/proc/self/cgroup", "/sys/fs/cgroup")
+	limit, ok := cgroupLimit(ownCgroup, cgroupRoot)
 	if !ok {
 		return
 	}

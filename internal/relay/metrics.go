@@ -18,6 +18,8 @@ type metrics struct {
 	backlog, leader, connected             prometheus.Gauge
 	captureIntact                          prometheus.Gauge
 	instances, registryComplete            prometheus.Gauge
+	instancesBehind                        prometheus.Gauge
+	gateHeld, gateWait                     prometheus.Gauge
 	instancesPruned                        prometheus.Counter
 	reconnects                             map[rabbit.Category]prometheus.Counter
 	confirm, lag                           prometheus.Histogram
@@ -68,6 +70,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		captureIntact:      gauge("capture_intact", "1 if every trigger that writes the log was in place at the leader's last look, else 0; not a number while this relay does not lead."),
 		instances:          gauge("instances", "Sidecars in the registry; not a number while this relay does not lead."),
 		registryComplete:   gauge("registry_complete", "1 while the registry is known to hold every sidecar that registers; while it is 0, receipts wait for the longest bound."),
+		instancesBehind:    gauge("instances_behind", "Sidecars in the registry that have not reported having read the events older than ten seconds; not a number while this relay does not lead."),
+		gateHeld:           gauge("gate_held_seconds", "For how long the transaction that holds the gate now has been seen to hold it, 0 if none does; not a number while this relay does not lead."),
+		gateWait:           gauge("gate_wait_seconds", "For how long the first transaction in line has been waiting for the gate, 0 if none is; not a number while this relay does not lead."),
 		instancesPruned:    counter("instances_pruned_total", "Sidecars taken out of the registry because they had not reported for long."),
 		reconnects:         map[rabbit.Category]prometheus.Counter{},
 		confirm:            histogram("confirm_seconds", "From publishing to the broker's confirm."),
@@ -91,4 +96,7 @@ func (m *metrics) notLeading() {
 	m.captureIntact.Set(math.NaN())
 	m.instances.Set(math.NaN())
 	m.registryComplete.Set(math.NaN())
+	m.instancesBehind.Set(math.NaN())
+	m.gateHeld.Set(math.NaN())
+	m.gateWait.Set(math.NaN())
 }

@@ -22,6 +22,7 @@ type registryKeeper struct {
 	looked     clock.Instant            // for silence; 0 before
 	identity   wait
 	unreported wait
+	gate       wait // for how long the same transaction was seen to hold the gate
 }
 
 func newRegistryKeeper() *registryKeeper {
@@ -62,7 +63,7 @@ func (r *Relay) registryOnce(ctx context.Context, k *registryKeeper) error {
 		return err
 	}
 	defer db.close()
-	return errors.Join(r.trustRegistry(ctx, db, k), r.markSilent(ctx, db, k), r.pruneMarked(ctx, db, k))
+	return errors.Join(r.trustRegistry(ctx, db, k), r.markSilent(ctx, db, k), r.pruneMarked(ctx, db, k), r.countBehind(ctx, db), r.watchGate(ctx, db, k))
 }
 
 // trustRegistry counts, and shortens what receipts wait for besides reports.
