@@ -44,6 +44,15 @@ vet: ## go vet
 .PHONY: test
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
+	$(GO) test -C test/k8s -timeout 5m ./...
+
+.PHONY: image
+image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)
+	docker build -t keysidecar:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS) .
+
+.PHONY: test-image
+test-image: ## Build and run the image with a Docker engine (as root: one is started privately if none answers)
+	$(GO) test -tags image -count 1 -v -timeout 30m ./test/image
 
 .PHONY: test-short
 test-short: ## Only the packages whose tests start no server, without the race detector

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
-# a C compiler for the race detector, and Spin, which checks the protocol's model.
-# `deps.sh bench` also wants what the benchmarks compare with: Redis. On Debian and
-# Ubuntu, as root, it installs what is missing. The packages' own services are
-# neither started nor enabled, and no database cluster is created: the tests run the
-# programs by themselves.
+# Prometheus, which checks the alerts, a C compiler for the race detector, and Spin,
+# which checks the protocol's model. `deps.sh bench` also wants what the benchmarks
+# compare with: Redis. On Debian and Ubuntu, as root, it installs what is missing.
+# The packages' own services are neither started nor enabled, and no database
+# cluster is created: the tests run the programs by themselves.
 set -euo pipefail
 
 missing=()
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
 command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
 command -v gcc >/dev/null && command -v spin >/dev/null || missing+=(spin gcc libc6-dev)
 gateways=(nginx caddy haproxy)
 for program in "${gateways[@]}"; do
@@ -32,8 +33,9 @@ if ! command -v apt-get >/dev/null; then
 	deps: PostgreSQL (14 or newer) and RabbitMQ so that these exist:
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
-	deps: and gcc (the race detector and the model need it), spin, nginx, caddy and
-	deps: haproxy on the PATH; for the benchmarks also redis-server.
+	deps: and gcc (the race detector and the model need it), spin, nginx, caddy,
+	deps: haproxy, prometheus and promtool on the PATH; for the benchmarks also
+	deps: redis-server.
 	TXT
 	exit 1
 fi
@@ -77,9 +79,9 @@ if [[ " ${missing[*]} " == *" postgresql "* ]]; then
 	echo 'create_main_cluster = false' >>"$conf"
 fi
 install "${missing[@]}"
-for program in "${gateways[@]}"; do
-	if [[ " ${missing[*]} " == *" $program "* ]] && command -v deb-systemd-helper >/dev/null; then
-		deb-systemd-helper disable "$program.service" >/dev/null
-	fi
-done
+if command -v deb-systemd-helper >/dev/null; then
+	for package in "${missing[@]}"; do # that its service may be started at the next boot, is what enabled means
+		deb-systemd-helper disable "$package.service" >/dev/null 2>&1 || true
+	done
+fi
 echo "deps: done"
