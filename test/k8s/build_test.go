@@ -157,3 +157,66 @@ func TestEveryComponentIsPartOfSomethingThatIsBuilt(t *testing.T) {
 		}
 	}
 }
+
+// The component's patch is written as a Deployment; it must fit whatever it is put
+// into, and leave what did not ask for it alone.
+func TestASidecarIsPutIntoTheWrongWorkload(t *testing.T) {
+	component, err := filepath.Abs(manifests + "/components/sidecar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if component, err = filepath.Rel(dir, component); err != nil { // kustomize takes no absolute path
+		t.Fatal(err)
+	}
+	files := map[string]string{
+		"kustomization.yaml": "resources: [asks.yaml, does-not.yaml]\ncomponents: [" + component + "]\n",
+		"asks.yaml":          stateful("asks", "true"),
+		"does-not.yaml":      stateful("does-not", "false"),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := map[string]int{"asks": 1, "does-not": 0}
+	for _, o := range build(t, dir) {
+		s := o.(*apps.StatefulSet)
+		if n := len(ours(&s.Spec.Template.Spec)); n != want[s.Name] {
+			t.Errorf("%s has %d sidecars", s.Name, n)
+		}
+		if c := s.Spec.Template.Spec.Containers; len(c) != 1 || c[0].Name != "app" {
+			t.Errorf("%s: containers %v", s.Name, c)
+		}
+		delete(want, s.Name)
+	}
+	if len(want) > 0 {
+		t.Errorf("not built: %v", want)
+	}
+}
+
+func stateful(name, inject string) string {
+	return `apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  name: ` + name + `
+  labels:
+    keysidecar.io/inject: "` + inject + `"
+spec:
+  serviceName: ` + name + `
+  selector:
+    matchLabels:
+      app: ` + name + `
+  template:
+    metadata:
+      labels:
+        app: ` + name + `
+    spec:
+      containers:
+        - name: app
+          image: app
+`
+}
