@@ -22,7 +22,7 @@ COPY . .
 # -trimpath and no VCS stamp: the same source and compiler give the same bytes.
 RUN GOOS=${TARGETOS} GOARCH=${TARGETARCH} go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.version=${VERSION}" -o /out/keysidecar ./cmd/keysidecar \
- && mkdir -p /out/run/keysidecar /out/etc/ssl/certs \
+ && mkdir -p /out/run /out/etc/ssl/certs /socket \
  && cp /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ \
  && cp LICENSE /out/LICENSE \
  && echo 'keysidecar:x:65532:65532:keysidecar:/:/keysidecar' >/out/etc/passwd \
@@ -38,11 +38,9 @@ LABEL org.opencontainers.image.title="keysidecar" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
-COPY --from=build /out/etc/ /etc/
-COPY --from=build /out/LICENSE /LICENSE
-COPY --from=build /out/keysidecar /keysidecar
+COPY --from=build /out/ /
 # The socket's folder belongs to the user, and so does a new volume mounted there.
-COPY --from=build --chown=65532:65532 /out/run/ /run/
+COPY --from=build --chown=65532:65532 /socket/ /run/keysidecar/
 USER 65532:65532
 # Metrics and probes. The data plane is the socket in /run/keysidecar.
 EXPOSE 9476

@@ -44,7 +44,7 @@ vet: ## go vet
 .PHONY: test
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
-	$(GO) test -C test/k8s -timeout 5m ./...
+	$(GO) test -C test/k8s -count 1 -timeout 5m ./... # not from the cache: it does not see that manifests outside the module have changed
 
 .PHONY: image
 image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)

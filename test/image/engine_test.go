@@ -21,23 +21,41 @@ import (
 
 // engine is a Docker engine, reached with the program docker.
 type engine struct {
-	t    *testing.T
-	host string // DOCKER_HOST; empty for docker's own choice
+	t      *testing.T
+	docker string // the program
+	host   string // DOCKER_HOST; empty for docker's own choice
+}
+
+// client returns a docker that can speak to BuildKit: with the plug-in buildx, or of
+// a version that did without.
+func client(t *testing.T) string {
+	t.Helper()
+	for _, name := range []string{"docker", "/usr/bin/docker"} {
+		if exec.CommandContext(t.Context(), name, "buildx", "version").Run() == nil {
+			return name
+		}
+		out, err := exec.CommandContext(t.Context(), name, "--version").Output()
+		if err == nil && strings.HasPrefix(string(out), "Docker version 20.") {
+			return name
+		}
+	}
+	t.Fatal("no docker with buildx is installed (Debian: docker.io)")
+	return ""
 }
 
 // newEngine returns the engine that answers, or starts one.
 func newEngine(t *testing.T) *engine {
 	t.Helper()
-	e := &engine{t: t}
+	e := &engine{t: t, docker: client(t)}
 	if _, err := e.try("info", "--format", "{{.ServerVersion}}"); err == nil {
 		return e
 	}
-	return startEngine(t)
+	return startEngine(t, e.docker)
 }
 
 // startEngine starts dockerd with folders and a socket of its own, and without any
 // network: nothing of the machine is changed.
-func startEngine(t *testing.T) *engine {
+func startEngine(t *testing.T, docker string) *engine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ksdocker")
 	if err != nil {
@@ -61,7 +79,7 @@ func startEngine(t *testing.T) *engine {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		_ = cmd.Wait()
 	})
-	e := &engine{t: t, host: "unix://" + socket}
+	e := &engine{t: t, docker: docker, host: "unix://" + socket}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(time.Minute); ; <-tick.C {
@@ -78,8 +96,8 @@ func startEngine(t *testing.T) *engine {
 }
 
 func (e *engine) command(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(context.Background(), "docker", args...)
-	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0")
+	cmd := exec.CommandContext(context.Background(), e.docker, args...)
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1")
 	if e.host != "" {
 		cmd.Env = append(cmd.Env, "DOCKER_HOST="+e.host)
 	}
@@ -130,6 +148,7 @@ func (e *engine) compiler() string {
 	}
 	err = writeCompiler(tar.NewWriter(in), goEnv(e.t, "GOROOT"), modules)
 	_ = in.Close()
+	e.t.Cleanup(func() { _, _ = e.try("rmi", "-f", name) })
 	if waited := cmd.Wait(); err != nil || waited != nil {
 		e.t.Fatalf("import the compiler: %v, %v\n%s", err, waited, out.String())
 	}

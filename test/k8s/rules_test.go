@@ -15,7 +15,7 @@ import (
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
 	policy "k8s.io/api/policy/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	podsecurity "k8s.io/pod-security-admission/api"
 	standards "k8s.io/pod-security-admission/policy"
@@ -313,9 +313,9 @@ func TestTheRelaysCanAllBeAwayAtOnce(t *testing.T) {
 	}
 }
 
-func selects(t *testing.T, s *v1.LabelSelector, l labels.Set) bool {
+func selects(t *testing.T, s *meta.LabelSelector, l labels.Set) bool {
 	t.Helper()
-	selector, err := v1.LabelSelectorAsSelector(s)
+	selector, err := meta.LabelSelectorAsSelector(s)
 	if err != nil {
 		t.Fatal(err)
 	}
