@@ -41,10 +41,12 @@ deps: ## Install what the tests and the demo need (Debian and Ubuntu, as root; e
 vet: ## go vet
 	$(GO) vet ./...
 
+# The manifests' tests are a module of their own, whose cache does not see that files
+# outside it have changed; hence -count 1.
 .PHONY: test
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
-	$(GO) test -C test/k8s -count 1 -timeout 5m ./... # not from the cache: it does not see that manifests outside the module have changed
+	$(GO) test -C test/k8s -count 1 -timeout 5m ./...
 
 .PHONY: image
 image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)
