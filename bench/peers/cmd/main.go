@@ -85,5 +85,8 @@ func run(ctx context.Context, args []string) (err error) {
 	report.Plot = plot
 	err = errors.Join(evidence.WriteSection(*out, "peers", report.Markdown()),
 		os.WriteFile(filepath.Join(filepath.Dir(*out), plot), []byte(report.SVG()), 0o644))
+	if err != nil {
+		fmt.Print(report.Markdown()) // it took long to measure
+	}
 	return errors.Join(err, report.Judge())
 }
