@@ -48,7 +48,7 @@ func (r *Report) Markdown() string {
 	for _, line := range r.Machine {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}
-	fmt.Fprintf(&b, "\n%d revocations, one every %v, told in every way at once; two subscribers of each way, of which one is disturbed for %v in the middle. "+
+	fmt.Fprintf(&b, "\n%d revocations, at most one every %v, told in every way at once; two subscribers of each way, of which one is disturbed for %v in the middle. "+
 		"The first three are caches that read all valid keys, subscribe, and forget a key when a message names it; they connect again every %v. "+
 		"Each subscriber is asked for each revoked key until it refuses it. A key counts as missed if it is still accepted %v after the last revocation: "+
 		"nothing would end that but a restart of that cache.\n", o.Revocations, o.Every, o.Away, retry, o.Quiet)
@@ -61,8 +61,9 @@ func (r *Report) Markdown() string {
 		}
 	}
 	b.WriteString(`
-What this leaves out: a restarted cache that subscribes first and reads the keys then, keeping what it heard meanwhile, misses nothing by its
-restart; one that forgets everything whenever it loses its connection misses nothing by being cut off, and asks Postgres for everything each
+A restarted cache misses what is revoked between its reading and its subscription, so the fewer the faster it starts; one that is cut off
+misses everything meanwhile. What this leaves out: a restarted cache that subscribes first and reads the keys then, keeping what it heard
+meanwhile, misses nothing by its restart; one that forgets everything whenever it loses its connection misses nothing by being cut off, and asks Postgres for everything each
 time. A durable queue misses what its broker loses, what is more than its longest length, and what the application did not publish because it
 ended between its commit and its message. None of these is bounded, and none is noticed. A sidecar asks Postgres once a second what it may
 have missed, and stops answering when it cannot.

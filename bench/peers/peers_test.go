@@ -298,7 +298,7 @@ func TestThePlotIsWellFormedAndSaysItsFiguresInWords(t *testing.T) {
 	if err := xml.Unmarshal([]byte(text), &said); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(said.Title, "16 connections") || !strings.Contains(said.Desc, SidecarSocket+" 10,100") {
+	if !strings.Contains(said.Title, "16 connections") || !strings.Contains(said.Desc, SidecarSocket+": 10,100") {
 		t.Errorf("%+v", said)
 	}
 	for _, want := range []string{"prefers-color-scheme:dark", Nginx, RedisTCP} {

@@ -45,7 +45,7 @@ func (r *Report) SVG() string {
 	y := 0
 	for _, p := range panels {
 		fmt.Fprintf(&body, `<text class="head" x="8" y="%d">%s</text>`+"\n", y+24, escape(p.title))
-		fmt.Fprintf(&said, "%s: ", p.title)
+		fmt.Fprintf(&said, "%s. ", p.title)
 		y += panelHead
 		most := 0.0
 		for _, name := range names {
@@ -66,9 +66,9 @@ func (r *Report) SVG() string {
 			fmt.Fprintf(&body, `<path class="whisker" d="M%.1f %dH%.1fM%.1f %dv10M%.1f %dv10" fill="none"/>`, from, middle, to, from, middle-5, to, middle-5)
 			fmt.Fprintf(&body, `<text class="value" x="%.1f" y="%d">%s</text>`+"\n", math.Max(to, labelWidth)+8, middle+5, value)
 			if i > 0 {
-				said.WriteString(", ")
+				said.WriteString("; ")
 			}
-			fmt.Fprintf(&said, "%s %s", name, value)
+			fmt.Fprintf(&said, "%s: %s", name, value)
 			y += barHeight + barGap
 		}
 		said.WriteString(". ")
