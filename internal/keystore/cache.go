@@ -16,6 +16,10 @@ import (
 // shardCount spreads look-ups over locks. A power of two.
 const shardCount = 64
 
+// promoteEvery is how many look-ups of a shard make one that moves its key to the
+// front of the list from whose end room is made.
+const promoteEvery = 8
+
 // entry is what memory holds of one key: its record and its owner, or a mark
 // ("ask the source"), which has neither.
 type entry struct {
@@ -67,6 +71,7 @@ type shard struct {
 	// overtaken, and never inserts.
 	flights map[string]*flight
 	marks   int
+	finds   uint // look-ups so far
 	used    used
 }
 
@@ -122,7 +127,13 @@ const (
 func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, found) {
 	sh, hash := m.locate(keyID)
 	sh.mu.Lock()
-	e, ok := sh.lru.Get(keyID)
+	// To note each use would cost as much again as to find the key. One in several
+	// keeps the keys in use away from the end of the list as well.
+	find := sh.lru.Peek
+	if sh.finds++; sh.finds%promoteEvery == 0 {
+		find = sh.lru.Get
+	}
+	e, ok := find(keyID)
 	if !ok {
 		until, negative := sh.absent.Peek(keyID)
 		sh.mu.Unlock()

@@ -30,6 +30,10 @@ type batch struct {
 	n       int // questions so far
 	// late are the questions that memory could not answer at once.
 	late []lateQuestion
+	// reading is what memory tells of all questions.
+	reading keystore.Reading
+	// verdicts counts those given from it.
+	verdicts [numCodes]int
 	// spare is where the answer is put together if there are any.
 	spare []byte
 }
@@ -57,6 +61,7 @@ func (d *Data) verifyBatch(x *exchange) error {
 		b = new(batch)
 	}
 	defer func() {
+		d.countEarly(b)
 		clear(b.late) // they point into the request
 		b.partial, b.n, b.late = false, 0, b.late[:0]
 		if cap(b.spare) > keepSpare {
@@ -67,6 +72,7 @@ func (d *Data) verifyBatch(x *exchange) error {
 
 	d.borrow(x)
 	x.body.reset(x.content, d.opts.Pepper)
+	b.reading = d.keys.Read(x.bounds)
 	if err := d.readBatch(x, b); err != nil {
 		return err
 	}
@@ -147,12 +153,10 @@ func (d *Data) askEarly(x *exchange, b *batch) error {
 	if b.n > 0 {
 		x.out = append(x.out, ',')
 	}
-	bounds := x.bounds
-	bounds.OnlyIfCached = true
-	v, err := d.ask(x.ctx, &x.question, bounds)
+	v, err := d.recall(x, b)
 	switch {
 	case err == nil && v.code != unavailable:
-		d.metrics.verdicts[v.code].Inc()
+		b.verdicts[v.code]++
 		x.out = appendVerdict(x.out, &v)
 	case err == nil, errors.Is(err, keystore.ErrNotCached):
 		q := x.question
@@ -162,6 +166,33 @@ func (d *Data) askEarly(x *exchange, b *batch) error {
 		return err
 	}
 	return nil
+}
+
+// recall asks memory for one question.
+func (d *Data) recall(x *exchange, b *batch) (verdict, error) {
+	id := stringOf(x.question.keyID)
+	if a, ok := b.reading.Recall(id); ok {
+		v, err := d.verdictOf(id, a)
+		if err == nil && v.code == active {
+			v.code = x.question.check(v.answer.Record)
+		}
+		return v, err
+	}
+	bounds := x.bounds
+	bounds.OnlyIfCached = true
+	return d.ask(x.ctx, &x.question, bounds)
+}
+
+// countEarly counts the verdicts given from memory.
+func (d *Data) countEarly(b *batch) {
+	b.reading.End()
+	b.reading = keystore.Reading{}
+	for c, n := range b.verdicts {
+		if n > 0 {
+			d.metrics.verdicts[c].Add(float64(n))
+		}
+	}
+	b.verdicts = [numCodes]int{}
 }
 
 // askLate asks for everything left over.

@@ -23,6 +23,8 @@ type Keys interface {
 	// Lookup says whether the key may be used. It does not keep keyID. The error
 	// is nil, keystore.ErrNotCached or a *keystore.UnavailableError.
 	Lookup(ctx context.Context, keyID string, b keystore.Bounds) (keystore.Answer, error)
+	// Read begins the look-ups of a batch; what it cannot recall is asked of Lookup.
+	Read(b keystore.Bounds) keystore.Reading
 	Status() keystore.Status
 	// Audit compares all of memory with the store. The error is
 	// keystore.ErrAuditRunning, or wraps keystore.ErrAuditUnavailable or ctx's.

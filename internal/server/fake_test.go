@@ -136,6 +136,9 @@ func (f *fakeKeys) callCount() int {
 	return len(f.calls)
 }
 
+// Read recalls nothing, so that everything is asked of Lookup.
+func (*fakeKeys) Read(keystore.Bounds) keystore.Reading { return keystore.Reading{} }
+
 func (f *fakeKeys) Status() keystore.Status {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -258,6 +261,8 @@ func (f *fixedKeys) Lookup(context.Context, string, keystore.Bounds) (keystore.A
 func (*fixedKeys) Audit(context.Context) (*keystore.AuditReport, error) {
 	return nil, keystore.ErrAuditUnavailable
 }
+
+func (*fixedKeys) Read(keystore.Bounds) keystore.Reading { return keystore.Reading{} }
 
 func (*fixedKeys) Status() keystore.Status { return keystore.Status{} }
 

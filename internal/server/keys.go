@@ -46,6 +46,11 @@ func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (verdic
 		}
 		return verdict{}, err
 	}
+	return d.verdictOf(id, a)
+}
+
+// verdictOf is the verdict on a key by itself.
+func (d *Data) verdictOf(id string, a keystore.Answer) (verdict, error) {
 	v := verdict{code: codeOf(a.Code), keyID: id, answer: a}
 	if v.code == active && a.Record.KeyID() != id {
 		// Nothing can make this happen, and everything would be lost if it did.

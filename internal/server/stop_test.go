@@ -245,6 +245,8 @@ func (s stubborn) Lookup(context.Context, string, keystore.Bounds) (keystore.Ans
 	return keystore.Answer{}, &keystore.UnavailableError{Reason: keystore.ReasonStopping}
 }
 
+func (stubborn) Read(keystore.Bounds) keystore.Reading { return keystore.Reading{} }
+
 func (stubborn) Audit(context.Context) (*keystore.AuditReport, error) {
 	return nil, keystore.ErrAuditUnavailable
 }
