@@ -218,6 +218,9 @@ func (c *conn) Write(p []byte) (int, error) {
 const (
 	lingerTime  = 500 * time.Millisecond
 	lingerBytes = 256 << 10
+	// lingerGatewayBytes is more, because some gateways make 5xx of a connection that
+	// ends while they send, and may have been told to let requests pass on that.
+	lingerGatewayBytes = 16 << 20
 )
 
 // Close closes the connection, after a bounded wait if the client may still be
@@ -228,7 +231,11 @@ func (c *conn) Close() error {
 	}
 	if h, ok := c.Conn.(interface{ CloseWrite() error }); ok && c.bad != nil && !c.listener.data.stopping.Load() {
 		if h.CloseWrite() == nil && c.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-			_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes)
+			most := int64(lingerBytes)
+			if c.framer.gateway {
+				most = lingerGatewayBytes
+			}
+			_, _ = io.CopyN(io.Discard, c.Conn, most)
 		}
 	}
 	return c.Conn.Close()

@@ -445,7 +445,7 @@ func TestGatewaysRequestsInAnyPieces(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 150 {
+	for range 80 {
 		var sent strings.Builder
 		var statuses []int
 		for range 1 + random.IntN(8) {
