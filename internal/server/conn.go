@@ -47,9 +47,9 @@ type conn struct {
 	wide bool
 	// moving: the library's loop ends, and another begins with the other buffer.
 	moving bool
-	// given is what the last Read handed on: memory of the library's, in which a
-	// secret may stand.
-	given []byte
+	// given is what the first and the last Read of this request handed on: memory of
+	// the library's, in which a secret may stand.
+	given [2][]byte
 
 	x exchange
 	// wire is the buffer of the quick way's answers; last: it has sent the last one.
@@ -141,7 +141,7 @@ func (c *conn) Read(p []byte) (int, error) {
 			continue
 		}
 		if n = c.hold(p[:n], c.framer.began > began); n > 0 {
-			c.given = p[:n]
+			c.note(p[:n])
 			return n, nil // an error comes again with the next Read
 		}
 	}
@@ -180,8 +180,16 @@ func (c *conn) handOn(p []byte) int {
 	rest := copy(c.held, c.held[n:])
 	clear(c.held[rest:])
 	c.held = c.held[:rest]
-	c.given = p[:n]
+	c.note(p[:n])
 	return n
+}
+
+// note remembers memory that was handed on.
+func (c *conn) note(p []byte) {
+	if c.given[0] == nil {
+		c.given[0] = p
+	}
+	c.given[1] = p
 }
 
 // consumed reports whether the library has read all that it was given, and the
@@ -193,15 +201,17 @@ func (c *conn) consumed() bool {
 // move ends the library's loop for this connection, so that listener.serve starts
 // the other one. Only to be called when the library's buffer is empty.
 func (c *conn) move(wide bool) (int, error) {
-	c.wide, c.moving, c.given = wide, true, nil
+	c.wide, c.moving, c.given = wide, true, [2][]byte{}
 	return 0, io.EOF
 }
 
-// forget wipes what the library's buffer holds of the request being handled,
-// which has a secret in it.
+// forget wipes what the library's buffer holds of the request being handled, which
+// has a secret in it: the head, which was handed on whole, and the end of the body.
+// It does not where the next request stands behind it already.
 func (c *conn) forget() {
 	if c.consumed() {
-		clear(c.given)
+		clear(c.given[0])
+		clear(c.given[1])
 	}
 }
 
@@ -254,7 +264,7 @@ func onState(nc net.Conn, s fasthttp.ConnState) {
 	}
 	c := nc.(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
 	c.x.trim(c.listener.data)
-	c.given = nil
+	c.given = [2][]byte{}
 	if cap(c.held) > keepBuffer && len(c.held) == 0 {
 		c.held = nil
 	}

@@ -529,7 +529,7 @@ func TestALargeHeadIsNotKept(t *testing.T) {
 		l.mu.Lock()
 		for c := range l.conns {
 			eventually(t, "the connection idles", func() bool { p, _ := c.phase(); return p == idle })
-			if c.wide || c.held != nil || c.given != nil || cap(c.framer.line) > keepBuffer {
+			if c.wide || c.held != nil || c.given[0] != nil || c.given[1] != nil || cap(c.framer.line) > keepBuffer {
 				t.Errorf("wide %v, %d held, %d of a line", c.wide, cap(c.held), cap(c.framer.line))
 			}
 		}

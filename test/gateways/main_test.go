@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,6 +57,14 @@ func testMain(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "start:", err)
 		code = 1
 	}
+	if err == nil {
+		for _, secret := range issued {
+			if strings.Contains(world.sidecar.Log(), secret) {
+				fmt.Fprintln(os.Stderr, "the sidecar's log holds", secret)
+				code = 1
+			}
+		}
+	}
 	if code != 0 && world.Cluster != nil {
 		fmt.Fprintln(os.Stderr, world.Logs())
 	}
@@ -81,7 +90,7 @@ func start(ctx context.Context, dir string) error {
 	world.tcp = tcp
 	world.sidecar, err = world.Sidecar("sidecar",
 		"KEYSIDECAR_AUTHZ_CREDENTIAL=secret", `KEYSIDECAR_AUTHZ_POLICIES={"refunds":{"scopes":["refund"]}}`, "KEYSIDECAR_LISTEN_TCP_ADDRESS="+tcp,
-		fmt.Sprint("KEYSIDECAR_FRESHNESS_MAX_STALENESS=", maxStaleness), fmt.Sprint("KEYSIDECAR_FRESHNESS_FENCE_INTERVAL=", fenceInterval))
+		"KEYSIDECAR_LOG_LEVEL=debug", fmt.Sprint("KEYSIDECAR_FRESHNESS_MAX_STALENESS=", maxStaleness), fmt.Sprint("KEYSIDECAR_FRESHNESS_FENCE_INTERVAL=", fenceInterval))
 	if err != nil {
 		return err
 	}
@@ -135,9 +144,13 @@ func until(ctx context.Context, what string, met func() bool) error {
 	return nil
 }
 
+// issued are the secrets that must not be in the sidecar's log.
+var issued []string
+
 // issue stores a secret key, as its hash, and waits until the sidecar takes it.
 func issue(t *testing.T, secret, owner string, scopes ...string) string {
 	t.Helper()
+	issued = append(issued, secret)
 	id := keystore.HashSecret(nil, []byte(secret))
 	if scopes == nil {
 		scopes = []string{}
