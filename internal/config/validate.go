@@ -314,7 +314,7 @@ func (v *validator) authz() {
 	a := &v.config.Authz
 	if a.Credential == "" {
 		for _, key := range []string{"authz.header", "authz.owner_id", "authz.scopes", "authz.attributes", "authz.policies"} {
-			if v.config.origins[key] != "" {
+			if s := findSetting(key); s.text(v.config) != s.text(Default()) {
 				v.fail(key, "has no effect without authz.credential: set that, or leave this out")
 			}
 		}
