@@ -425,6 +425,31 @@ func TestAGatewaysHeaderMayHave64KiB(t *testing.T) {
 	s.mustServe()
 }
 
+// A request whose head has not ended is kept back; the one before it is answered
+// meanwhile.
+func TestAnAnswerDoesNotWaitForTheNextHead(t *testing.T) {
+	t.Parallel()
+	s := start(t, withGateway())
+	for _, size := range []int{10, 7000, 8150, 20000, 60000} {
+		c := s.dial()
+		r := bufio.NewReader(c)
+		first := "GET /v1/authz HTTP/1.1\r\nHost: x\r\nX-Api-Key: pk_live_1\r\nCookie: " + strings.Repeat("c", size) + "\r\n\r\n"
+		if _, err := io.WriteString(c, first+first[:40]); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.answers(r, requestsIn(first), 1); len(got) != 1 || got[0].status != 200 {
+			t.Fatalf("%d: %+v", size, got)
+		}
+		if _, err := io.WriteString(c, first[40:]); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.answers(r, requestsIn(first), 1); len(got) != 1 || got[0].status != 200 {
+			t.Fatalf("%d, the next: %+v", size, got)
+		}
+		_ = c.Close()
+	}
+}
+
 // However the bytes of requests of all kinds arrive, each is answered once, in
 // order, as if it had come alone.
 func TestGatewaysRequestsInAnyPieces(t *testing.T) {
