@@ -3,6 +3,7 @@ package server
 import (
 	"io"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -137,6 +138,11 @@ func (c *conn) Read(p []byte) (int, error) {
 		if first && whole && c.quick(p[:n]) {
 			if c.last {
 				return 0, io.EOF
+			}
+			if c.listener.id == listenerTCP {
+				// Others first: the next request may be here by then. A read that finds
+				// nothing, and the wait after it, cost TCP more than a turn.
+				runtime.Gosched()
 			}
 			continue
 		}
