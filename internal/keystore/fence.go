@@ -103,7 +103,7 @@ func (s *Store) fences(ctx context.Context) error {
 		if err != nil {
 			pause = min(pause, s.opts.FenceInterval/4)
 		}
-		timer.Reset(pause - jitter(pause/4))
+		timer.Reset(pause - jitter(pause/8))
 	}
 }
 
