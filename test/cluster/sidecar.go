@@ -124,7 +124,7 @@ func (s *Sidecar) Get(ctx context.Context, keyID string, header ...string) (Verd
 
 // Ready waits until the sidecar answers from a fresh, warm memory.
 func (s *Sidecar) Ready(ctx context.Context) error {
-	return s.until(ctx, "ready", func() (bool, error) {
+	return s.until(ctx, "ready", 10*time.Millisecond, func() (bool, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.Admin+"/readyz", nil)
 		if err != nil {
 			return false, err
@@ -141,7 +141,8 @@ func (s *Sidecar) Ready(ctx context.Context) error {
 // returns the first answer that it accepted.
 func (s *Sidecar) Until(ctx context.Context, keyID string, want func(Verdict) bool) (Verdict, error) {
 	var last Verdict
-	err := s.until(ctx, "an answer for "+keyID, func() (bool, error) {
+	// Quickly: what is waited for is usually milliseconds away.
+	err := s.until(ctx, "an answer for "+keyID, 200*time.Microsecond, func() (bool, error) {
 		var err error
 		last, err = s.Get(ctx, keyID)
 		return err == nil && want(last), err
@@ -164,9 +165,9 @@ func Code(codes ...string) func(Verdict) bool {
 	}
 }
 
-// until polls, quickly: what is waited for is usually milliseconds away.
-func (s *Sidecar) until(ctx context.Context, what string, met func() (bool, error)) error {
-	tick := time.NewTicker(200 * time.Microsecond)
+// until polls.
+func (s *Sidecar) until(ctx context.Context, what string, every time.Duration, met func() (bool, error)) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		ok, err := met()
