@@ -81,8 +81,10 @@ if [[ " ${missing[*]} " == *" postgresql "* ]]; then
 fi
 install "${missing[@]}"
 if command -v deb-systemd-helper >/dev/null; then
-	for package in "${missing[@]}"; do # that its service may be started at the next boot, is what enabled means
-		deb-systemd-helper disable "$package.service" >/dev/null 2>&1 || true
+	# Enabled means started at the next boot. The helper serves only those who say
+	# whose script they are; most packages here have no service to disable.
+	for package in "${missing[@]}"; do
+		DPKG_MAINTSCRIPT_PACKAGE=$package deb-systemd-helper disable "$package.service" >/dev/null 2>&1 || true
 	done
 fi
 echo "deps: done"
