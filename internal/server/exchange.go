@@ -220,16 +220,22 @@ func (d *Data) refused(req *fasthttp.RequestCtx, _ error) {
 	x.req = nil
 }
 
+// refuse makes err the answer, and counts it.
+func (d *Data) refuse(x *exchange, err error) *problem {
+	p := problemOf(err)
+	if x.gateway {
+		p = p.forGateway()
+	}
+	d.metrics.refusedRequest(p)
+	_ = x.answer(p.status, typeProblem, appendProblem(x.out[:0], p))
+	return p
+}
+
 // finish writes the answer, or the problem if err is one, and counts it.
 func (d *Data) finish(x *exchange, id routeID, err error) {
 	var p *problem
 	if err != nil {
-		p = problemOf(err)
-		if x.gateway {
-			p = p.forGateway()
-		}
-		d.metrics.refusedRequest(p)
-		_ = x.answer(p.status, typeProblem, appendProblem(x.out[:0], p))
+		p = d.refuse(x, err)
 	}
 	res := &x.req.Response
 	res.SetStatusCode(x.status)

@@ -32,11 +32,9 @@ func (c *conn) quick(p []byte) (answered bool) {
 	c.beginHandling()
 	d.metrics.inFlight.Inc()
 	defer d.metrics.inFlight.Dec()
-	x.ctx, x.listener, x.arrived = d.life, c.listener, time.Now()
+	x.ctx, x.listener, x.arrived, x.gateway = d.life, c.listener, time.Now(), false
 	if err := d.guarded(r, x); err != nil {
-		p := problemOf(err)
-		d.metrics.refusedRequest(p)
-		_ = x.answer(p.status, typeProblem, appendProblem(x.out[:0], p))
+		d.refuse(x, err)
 	}
 	c.send(x)
 	d.metrics.answered(r.id, c.listener.id, x.status, time.Since(x.arrived))
