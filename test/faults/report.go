@@ -37,7 +37,7 @@ runs without fsync, and what is killed is processes. Everything runs on one mach
 // Markdown writes the report of a long run.
 func (res *Result) Markdown(w io.Writer, o Options, report *checker.Report) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "## Faults at random\n\n    %s\n\n", o.Command)
+	fmt.Fprintf(&b, "## Faults at random, seed %d\n\n    %s\n\n", o.Seed, o.Command)
 	for _, line := range res.Machine {
 		fmt.Fprintf(&b, "- %s\n", line)
 	}

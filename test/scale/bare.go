@@ -26,10 +26,14 @@ type bare struct {
 	publishing     chan error
 	stop           context.CancelFunc
 	receivers      []*receiver
+	mode           uint8 // of delivery, as the fleet's
 }
 
 func newBare(ctx context.Context, f *Fleet, self string, n int) (b *bare, err error) {
-	b = &bare{publishing: make(chan error, 1)}
+	b = &bare{publishing: make(chan error, 1), mode: amqp.Transient}
+	if f.Size.Persistent {
+		b.mode = amqp.Persistent
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
@@ -83,7 +87,7 @@ func (b *bare) publish(ctx context.Context, ch *amqp.Channel) error {
 			return err
 		}
 		confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, bareExchange, "", false, false,
-			amqp.Publishing{DeliveryMode: amqp.Transient, Body: []byte(n.Payload)})
+			amqp.Publishing{DeliveryMode: b.mode, Body: []byte(n.Payload)})
 		if err != nil {
 			return err
 		}

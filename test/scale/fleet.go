@@ -29,26 +29,36 @@ type Fleet struct {
 	*cluster.Cluster
 	Sidecars []*cluster.Sidecar
 	Relay    *cluster.Relay
+	// Size is what it was started with.
+	Size Size
 	// BrokerBefore is the broker's resident memory before any sidecar, in bytes.
 	BrokerBefore int64
 
 	revoked int // keys used up
 }
 
-// Start starts a fleet of n sidecars and waits until every one is ready. bin is the
-// program, as cluster.Build made it.
-func Start(ctx context.Context, bin string, n int) (*Fleet, error) {
-	return StartWith(ctx, bin, n, Keys)
+// Size is how large a fleet is, and how it is told.
+type Size struct {
+	Sidecars int
+	// Keys is how many there are from the beginning; Keys (the constant) if 0.
+	Keys int
+	// Persistent messages are kept on disk by the broker (relay.persistent).
+	Persistent bool
 }
 
-// StartWith is Start with another number of keys.
-func StartWith(ctx context.Context, bin string, n, keys int) (*Fleet, error) {
+// Start starts a fleet and waits until every sidecar is ready. bin is the program, as
+// cluster.Build made it.
+func Start(ctx context.Context, bin string, size Size) (*Fleet, error) {
+	if size.Keys == 0 {
+		size.Keys = Keys
+	}
+	n := size.Sidecars
 	c, err := cluster.Start(ctx, bin, testenv.WithFsync(), testenv.WithMaxConnections(100+4*n), testenv.WithSetting("shared_buffers", "256MB"))
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{Cluster: c}
-	if err := f.start(ctx, n, keys); err != nil {
+	f := &Fleet{Cluster: c, Size: size}
+	if err := f.start(ctx, n, size.Keys); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return f, nil
@@ -64,7 +74,7 @@ func (f *Fleet) start(ctx context.Context, n, keys int) (err error) {
 			return err
 		}
 	}
-	if f.Relay, err = f.Cluster.Relay("relay"); err != nil {
+	if f.Relay, err = f.Cluster.Relay("relay", fmt.Sprintf("KEYSIDECAR_RELAY_PERSISTENT=%v", f.Size.Persistent)); err != nil {
 		return err
 	}
 	if f.BrokerBefore, err = f.brokerMemory(); err != nil {

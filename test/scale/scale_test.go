@@ -32,7 +32,7 @@ func TestASmallFleetIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := Start(ctx, bin, 3)
+	f, err := Start(ctx, bin, Size{Sidecars: 3})
 	if err != nil {
 		t.Fatal(err)
 	}

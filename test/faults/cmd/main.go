@@ -115,7 +115,7 @@ func (s *settings) mode(ctx context.Context, o faults.Options) (name, section st
 	}
 	var b strings.Builder
 	err = errors.Join(report.Err(), res.Markdown(&b, o, report))
-	return "chaos", b.String(), err
+	return fmt.Sprintf("chaos-%d", s.seed), b.String(), err
 }
 
 // workDir makes a directory for the history, and says how to remove it.

@@ -39,6 +39,7 @@ func run(ctx context.Context, args []string) error {
 	out := flags.String("out", "", "document to write the section into (default: standard output)")
 	denyOnly := flags.Bool("deny", false, "only measure the time from the commit to the last refusal, and judge it by what is promised")
 	burst := flags.Int("burst", 0, "only revoke so many keys in one transaction, and watch two sidecars")
+	persistent := flags.Bool("persistent", false, "publish messages that the broker keeps on disk (relay.persistent), in the bare chain too")
 	memory := flags.String("memory", "", "only measure the memory of one sidecar with these numbers of keys, ascending, comma-separated")
 	over := flags.Duration("rest", 30*time.Second, "how long to watch a fleet at rest")
 	if err := flags.Parse(args); err != nil {
@@ -70,15 +71,18 @@ func run(ctx context.Context, args []string) error {
 	r := scale.Report{Command: "go run ./test/scale/cmd " + strings.Join(args, " ")}
 	for _, n := range fleets {
 		fmt.Fprintf(os.Stderr, "%s  %d sidecars\n", time.Now().Format(time.TimeOnly), n)
-		if err := measure(ctx, &r, bin, self, n, *denyOnly, *over); err != nil {
+		if err := measure(ctx, &r, bin, self, n, *denyOnly, *persistent, *over); err != nil {
 			return fmt.Errorf("%d sidecars: %w", n, err)
 		}
 	}
-	name := "scale"
-	r.Title = "A fleet on one machine"
+	name := "scale-" + strings.ReplaceAll(*sizes, ",", "-")
+	r.Title = "Fleets on one machine: " + *sizes
 	if *denyOnly {
 		name = "healthy"
 		r.Title = "Healthy: from the commit to the last refusal"
+		if *persistent {
+			name, r.Title = "healthy-persistent", r.Title+", messages on disk"
+		}
 	}
 	return errors.Join(write(*out, name, &r), r.Judge())
 }
@@ -104,7 +108,7 @@ func write(out, name string, r *scale.Report) error {
 }
 
 func runBurst(ctx context.Context, bin string, keys int, out string, args []string) (err error) {
-	f, err := scale.StartWith(ctx, bin, 2, keys+1)
+	f, err := scale.Start(ctx, bin, scale.Size{Sidecars: 2, Keys: keys + 1})
 	if err != nil {
 		return err
 	}
@@ -121,8 +125,8 @@ func runBurst(ctx context.Context, bin string, keys int, out string, args []stri
 	return write(out, "burst", &r)
 }
 
-func measure(ctx context.Context, r *scale.Report, bin, self string, n int, denyOnly bool, over time.Duration) (err error) {
-	f, err := scale.Start(ctx, bin, n)
+func measure(ctx context.Context, r *scale.Report, bin, self string, n int, denyOnly, persistent bool, over time.Duration) (err error) {
+	f, err := scale.Start(ctx, bin, scale.Size{Sidecars: n, Persistent: persistent})
 	if err != nil {
 		return err
 	}
