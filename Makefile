@@ -77,7 +77,7 @@ bench-deps: ## Install what the benchmarks compare with: nginx and Redis (as mak
 	@scripts/deps.sh bench
 
 .PHONY: bench-go
-bench-go: deps ## Go benchmarks of look-up, warm, memory, capture and the revocation chain, each beside its peer
+bench-go: deps ## Go benchmarks of look-up, warm, memory and capture, each beside its peer
 	$(GO) test -run '^$$' -bench . -timeout 30m ./internal/clock ./internal/keystore ./internal/server ./internal/schema ./bench
 
 # The long run. SEED chooses what is drawn; the same seed draws the same faults.

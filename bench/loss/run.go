@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/keysidecar/keysidecar/bench/peers"
 	"github.com/keysidecar/keysidecar/internal/testenv"
 	"github.com/keysidecar/keysidecar/test/cluster"
@@ -144,7 +142,7 @@ func (x *run) do(ctx context.Context, prefix string) (rows []Row, err error) {
 	}
 	err = x.revoke(ctx, prefix)
 	if err == nil {
-		err = wait(ctx, x.Quiet)
+		err = cluster.Sleep(ctx, x.Quiet)
 	}
 	stop()
 	probers.Wait()
@@ -195,18 +193,7 @@ func (x *run) sidecar(ctx context.Context, s *subscriber, name, broker string) e
 	x.closers = append(x.closers, func() error { _, err := sidecar.Stop(); return err })
 	s.prober, s.kill = newProber(sidecar.Socket), sidecar.Kill
 	s.start = func(context.Context) error { return sidecar.Start() }
-	if err := sidecar.Ready(ctx); err != nil {
-		return err
-	}
-	for {
-		connected, err := sidecar.Metric(ctx, "keysidecar_subscriber_connected")
-		if err != nil || connected == 1 {
-			return err
-		}
-		if err := wait(ctx, 20*time.Millisecond); err != nil {
-			return err
-		}
-	}
+	return errors.Join(sidecar.Ready(ctx), sidecar.HearsBroker(ctx))
 }
 
 func (x *run) process(ctx context.Context, s *subscriber, name, broker string) error {
@@ -261,7 +248,7 @@ func (x *run) revoke(ctx context.Context, prefix string) (err error) {
 		if i == x.Revocations*2/5 {
 			go func() { disturbed <- x.disturb(ctx) }()
 		}
-		if err := wait(ctx, time.Until(begun.Add(time.Duration(i)*x.Every))); err != nil {
+		if err := cluster.Sleep(ctx, time.Until(begun.Add(time.Duration(i)*x.Every))); err != nil {
 			return err
 		}
 		id := fmt.Sprint(prefix, i+1)
@@ -299,7 +286,7 @@ func (x *run) disturb(ctx context.Context) error {
 	if err := x.each(begin); err != nil {
 		return err
 	}
-	if err := wait(ctx, x.Away); err != nil {
+	if err := cluster.Sleep(ctx, x.Away); err != nil {
 		return err
 	}
 	return x.each(end)
@@ -347,29 +334,12 @@ func (s *subscriber) row(x *run) (Row, error) {
 	return r, nil
 }
 
-func wait(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
 // machine says what ran, a line each.
 func machine(ctx context.Context, c *cluster.Cluster, redis *peers.Redis) ([]string, error) {
-	var postgres string
-	if err := c.SQL.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
-		return nil, err
-	}
-	broker, err := amqp.Dial(c.MQ.URL())
+	lines, err := evidence.Machine(ctx, c.DSN(), c.MQ.URL())
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = broker.Close() }()
-	lines := []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres, fmt.Sprint("RabbitMQ ", broker.Properties["version"])}
 	if redis != nil {
 		version, err := peers.RedisVersion(ctx)
 		if err != nil {

@@ -168,27 +168,6 @@ func TestTheClientCountsOnlyWhatIsAnsweredAsExpected(t *testing.T) {
 	}
 }
 
-func TestProcessorTimeIsThatOfTheProcess(t *testing.T) {
-	t.Parallel()
-	self := []int{os.Getpid()}
-	before, err := processorTime(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	busy := time.Now()
-	for time.Since(busy) < 50*time.Millisecond {
-		_ = middle(bucketOf(uint64(busy.Nanosecond())))
-	}
-	after, err := processorTime(self)
-	if err != nil || after-before < 20*time.Millisecond {
-		t.Errorf("%v of 50 ms, %v", after-before, err)
-	}
-	all, err := withChildren(os.Getppid())
-	if err != nil || len(all) < 2 {
-		t.Errorf("%v, %v", all, err)
-	}
-}
-
 // What prints the figures in the documents must not rot between releases. nginx and
 // Redis are not needed for tests; the command is run with them.
 func TestARunMeasuresEveryContenderInEveryCell(t *testing.T) {

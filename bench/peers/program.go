@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"syscall"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Program is a server's process. It ends with Close, or with this process.
@@ -85,7 +87,7 @@ func (p *Program) output() string {
 }
 
 // pids are the program's processes.
-func (p *Program) pids() ([]int, error) { return withChildren(p.cmd.Process.Pid) }
+func (p *Program) pids() ([]int, error) { return proc.Family(p.cmd.Process.Pid) }
 
 // Kill ends the program without warning and leaves its folder.
 func (p *Program) Kill() error {

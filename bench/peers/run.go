@@ -12,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keysidecar/keysidecar/test/cluster"
 	"github.com/keysidecar/keysidecar/test/evidence"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Options say how much is measured.
@@ -149,7 +151,7 @@ type used struct{ server, client float64 }
 
 // meter watches the processes while w lasts.
 func (c *contender) meter(ctx context.Context, w window) (u used, err error) {
-	if err := until(ctx, w.begin); err != nil {
+	if err := cluster.Sleep(ctx, time.Until(w.begin)); err != nil {
 		return u, err
 	}
 	// Looked up late: a server may start processes for the connections.
@@ -157,28 +159,16 @@ func (c *contender) meter(ctx context.Context, w window) (u used, err error) {
 	if err != nil {
 		return u, err
 	}
-	self := []int{os.Getpid()}
 	begun := time.Now()
-	server, err1 := processorTime(pids)
-	client, err2 := processorTime(self)
-	if err := errors.Join(err1, err2, until(ctx, w.end)); err != nil {
+	server, err1 := proc.CPU(pids...)
+	client, err2 := proc.CPU(os.Getpid())
+	if err := errors.Join(err1, err2, cluster.Sleep(ctx, time.Until(w.end))); err != nil {
 		return u, err
 	}
 	span := time.Since(begun).Seconds()
-	serverLater, err1 := processorTime(pids)
-	clientLater, err2 := processorTime(self)
+	serverLater, err1 := proc.CPU(pids...)
+	clientLater, err2 := proc.CPU(os.Getpid())
 	return used{server: (serverLater - server).Seconds() / span, client: (clientLater - client).Seconds() / span}, errors.Join(err1, err2)
-}
-
-func until(ctx context.Context, at time.Time) error {
-	timer := time.NewTimer(time.Until(at))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
 }
 
 // start starts every contender that is wanted.
@@ -296,11 +286,10 @@ func (b *bench) close() error {
 
 // machine says what ran, a line each.
 func (b *bench) machine(ctx context.Context, s *system) ([]string, error) {
-	var postgres string
-	if err := s.SQL.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
+	lines, err := evidence.Machine(ctx, s.DSN(), "")
+	if err != nil {
 		return nil, err
 	}
-	lines := []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres}
 	if b.wants(Nginx) {
 		line, err := version(ctx, "nginx", "-v")
 		if err != nil {

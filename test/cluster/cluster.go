@@ -202,3 +202,15 @@ func (c *Cluster) Close() error {
 	}
 	return errors.Join(append(errs, c.Servers.Close(), os.RemoveAll(c.dir))...)
 }
+
+// Sleep returns after d, or with ctx's error when that ends before.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

@@ -137,6 +137,14 @@ func (s *Sidecar) Ready(ctx context.Context) error {
 	})
 }
 
+// HearsBroker waits until the sidecar consumes its queue: it is ready without.
+func (s *Sidecar) HearsBroker(ctx context.Context) error {
+	return s.until(ctx, "connected to the broker", 20*time.Millisecond, func() (bool, error) {
+		connected, err := s.Metric(ctx, "keysidecar_subscriber_connected")
+		return connected == 1, err
+	})
+}
+
 // Until asks for a key again and again until want accepts the answer, and
 // returns the first answer that it accepted.
 func (s *Sidecar) Until(ctx context.Context, keyID string, want func(Verdict) bool) (Verdict, error) {

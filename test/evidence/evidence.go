@@ -3,15 +3,20 @@
 package evidence
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
+	amqp "github.com/rabbitmq/amqp091-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -60,8 +65,61 @@ func WriteSection(path, name, text string) error {
 	return os.WriteFile(path, []byte(document), 0o644)
 }
 
-// Machine describes the processor, the kernel and the compiler in one line.
-func Machine() string {
+// Write writes a section into the document at path, whose folder it makes, or prints
+// the text where path is empty, and where the document cannot be written: what was
+// measured took long.
+func Write(path, name, text string) error {
+	if path == "" {
+		_, err := fmt.Print(text)
+		return err
+	}
+	err := os.MkdirAll(filepath.Dir(path), 0o755)
+	if err == nil {
+		err = WriteSection(path, name, text)
+	}
+	if err != nil {
+		fmt.Print(text)
+	}
+	return err
+}
+
+// Quantile returns the smallest value of the list that a share q of it does not
+// exceed: q 0.5 is the median, 1 the largest. It is 0 for an empty list.
+func Quantile[T cmp.Ordered](list []T, q float64) (value T) {
+	if len(list) == 0 {
+		return value
+	}
+	sorted := slices.Sorted(slices.Values(list))
+	i := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
+
+// Machine says in a line each what source ran on what machine, with which Postgres and
+// which RabbitMQ (unless amqpURL is empty).
+func Machine(ctx context.Context, dsn, amqpURL string) ([]string, error) {
+	db, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close(ctx) }()
+	var postgres string
+	if err := db.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
+		return nil, err
+	}
+	lines := []string{"source " + Revision(ctx), Host(), "PostgreSQL " + postgres}
+	if amqpURL == "" {
+		return lines, nil
+	}
+	broker, err := amqp.Dial(amqpURL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = broker.Close() }()
+	return append(lines, fmt.Sprint("RabbitMQ ", broker.Properties["version"])), nil
+}
+
+// Host describes the processor, the kernel and the compiler in one line.
+func Host() string {
 	var u unix.Utsname
 	_ = unix.Uname(&u) // it cannot fail for a valid address
 	return fmt.Sprintf("%d cores (%s), Linux %s, %s", runtime.NumCPU(), cpuModel(), unix.ByteSliceToString(u.Release[:]), runtime.Version())

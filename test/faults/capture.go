@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // lookInterval is how long after its last fence a sidecar may look at the capture
@@ -78,7 +80,7 @@ func captureLost(off, on []string) func(context.Context, *World, *rand.Rand) (Fa
 			return Fault{}, err
 		}
 		// The longest bound of the fleet, a look later, and what the clocks are unsure of.
-		if err := sleep(ctx, time.Until(began.Add(w.longest()+lookInterval+50*time.Millisecond))); err != nil {
+		if err := cluster.Sleep(ctx, time.Until(began.Add(w.longest()+lookInterval+50*time.Millisecond))); err != nil {
 			return Fault{}, err
 		}
 		if err := w.nobodyAnswers(ctx, id); err != nil {

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // Group says what a kind takes hold of: of each group at most one is broken at a
@@ -99,7 +101,7 @@ func repeatedly(ctx context.Context, f func(ctx context.Context) (pause time.Dur
 				done <- err
 				return
 			}
-			if sleep(ctx, pause) != nil {
+			if cluster.Sleep(ctx, pause) != nil {
 				break
 			}
 		}

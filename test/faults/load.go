@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/load"
 )
 
 func loadKinds() []Kind {
@@ -28,6 +28,9 @@ func loadKinds() []Kind {
 		{"flood of connections", OfLoad, connections, short, long},
 	}
 }
+
+// floodTimeout is how long an answer may take.
+const floodTimeout = 5 * time.Second
 
 // floodRate bounds the requests a second that a flood makes to a sidecar: more of
 // them would starve the machine that everything runs on, not the sidecar.
@@ -59,14 +62,15 @@ func flood(ctx context.Context, w *World, part []*Sidecar, key func(n int) strin
 
 // burst asks for n keys on one connection.
 func burst(ctx context.Context, socket string, key func(i int) string, n int) error {
-	c, err := cluster.NewClient(ctx, socket)
+	c, err := load.Dial(ctx, socket)
 	if err != nil {
 		return err
 	}
-	defer c.Close()
-	defer context.AfterFunc(ctx, c.Close)()
+	hangUp := func() { _ = c.Close() }
+	defer hangUp()
+	defer context.AfterFunc(ctx, hangUp)()
 	for i := range n {
-		status, err := c.Status(key(i))
+		status, _, err := c.Get("/v1/keys/", key(i), "", floodTimeout)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // WithoutBroker has the broker away from before the load begins to its end.
@@ -15,9 +17,9 @@ func WithoutBroker(ctx context.Context, o Options) (section string, err error) {
 		if err := w.MQ.Stop(); err != nil {
 			return err
 		}
-		return sleep(ctx, 2*w.Promise.FenceInterval)
+		return cluster.Sleep(ctx, 2*w.Promise.FenceInterval)
 	}
-	o.During = func(ctx context.Context, _ *World) error { return sleep(ctx, o.Duration) }
+	o.During = func(ctx context.Context, _ *World) error { return cluster.Sleep(ctx, o.Duration) }
 	res, err := Run(ctx, o)
 	if err != nil {
 		return "", err

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 func processKinds() []Kind {
@@ -136,7 +138,7 @@ func pruned(ctx context.Context, w *World, r *rand.Rand) (Fault, error) {
 	_ = w.Exec(ctx, `UPDATE keysidecar.instances SET marked_at = clock_timestamp()`+rows)
 	marked := time.Now()
 	return Fault{Affected: []*Sidecar{s}, Mend: func(ctx context.Context) error {
-		err := sleep(ctx, time.Until(marked.Add(s.Bound()+50*time.Millisecond)))
+		err := cluster.Sleep(ctx, time.Until(marked.Add(s.Bound()+50*time.Millisecond)))
 		_ = w.Exec(ctx, `DELETE FROM keysidecar.instances`+rows+` AND marked_at IS NOT NULL`)
 		return errors.Join(err, s.Resume())
 	}}, nil

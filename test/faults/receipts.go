@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keysidecar/keysidecar/test/evidence"
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // timedReceipt is how long a receipt took.
@@ -39,7 +39,11 @@ func Receipts(ctx context.Context, o Options) (section string, err error) {
 	defer func() { err = errors.Join(err, w.Close()) }()
 	var b strings.Builder
 	fmt.Fprintf(&b, "## Receipts\n\n    %s\n\n", o.Command)
-	for _, line := range w.machine(ctx, "source "+evidence.Revision(ctx)) {
+	machine, err := w.machine(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, line := range machine {
 		fmt.Fprintf(&b, "- %s\n", strings.TrimSpace(line))
 	}
 	fmt.Fprintf(&b, "- %d sidecars, L = %s; one revocation at a time, %s apart, the receipt asked for at another sidecar each time\n\n", len(w.Sidecars), w.Promise.MaxStaleness, receiptPause)
@@ -114,7 +118,7 @@ func (w *World) timeReceipts(ctx context.Context, ask []*Sidecar, n int) ([]time
 	if err := w.Exec(ctx, fmt.Sprintf(`INSERT INTO keysidecar.public_keys (key_id, owner_id, algorithm) SELECT '%s_' || i, '%s', 'opaque' FROM generate_series(1, %d) i`, id, faultOwner, n)); err != nil {
 		return nil, err
 	}
-	if err := sleep(ctx, 2*w.Promise.FenceInterval); err != nil {
+	if err := cluster.Sleep(ctx, 2*w.Promise.FenceInterval); err != nil {
 		return nil, err
 	}
 	var list []timedReceipt
@@ -133,7 +137,7 @@ func (w *World) timeReceipts(ctx context.Context, ask []*Sidecar, n int) ([]time
 		list = append(list, r)
 		// Fences that messages ask for are min_fence_gap apart: what came before must not
 		// be in the way.
-		if err := sleep(ctx, receiptPause); err != nil {
+		if err := cluster.Sleep(ctx, receiptPause); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // backLimit is how long the world may take to come back before a run gives up. It
@@ -80,7 +82,7 @@ func (s *Sidecar) fresh(ctx context.Context) (bool, error) {
 func (w *World) never(ctx context.Context, since time.Time, keys ...string) error {
 	for _, s := range w.Sidecars {
 		if wait := time.Until(since.Add(s.Bound())); wait > 0 {
-			if err := sleep(ctx, wait); err != nil {
+			if err := cluster.Sleep(ctx, wait); err != nil {
 				return err
 			}
 		}
@@ -96,14 +98,3 @@ func (w *World) never(ctx context.Context, since time.Time, keys ...string) erro
 
 // ErrBroken: a promise did not hold.
 var ErrBroken = errors.New("a promise is broken")
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keysidecar/keysidecar/test/checker"
+	"github.com/keysidecar/keysidecar/test/evidence"
 	"github.com/keysidecar/keysidecar/test/history"
 )
 
@@ -111,13 +112,7 @@ func (res *Result) recoveries(b *strings.Builder) {
 	b.WriteByte('\n')
 }
 
-// quantile sorts d and returns the smallest duration that a share of q does not
-// exceed, for people.
+// quantile is evidence.Quantile, rounded for people.
 func quantile(d []time.Duration, q float64) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	slices.Sort(d)
-	i := int(q*float64(len(d))+0.999999) - 1
-	return d[min(max(i, 0), len(d)-1)].Round(10 * time.Microsecond)
+	return evidence.Quantile(d, q).Round(10 * time.Microsecond)
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/keysidecar/keysidecar/test/cluster"
 	"github.com/keysidecar/keysidecar/test/evidence"
 	"github.com/keysidecar/keysidecar/test/history"
 	"github.com/keysidecar/keysidecar/test/load"
@@ -137,8 +138,13 @@ func (r *runner) meta(ctx context.Context, began int64) {
 	if err != nil {
 		version = err.Error()
 	}
-	version = strings.Join(strings.Fields(version), " ") + ", source " + evidence.Revision(ctx)
-	r.result.Machine = r.world.machine(ctx, version)
+	version = strings.Join(strings.Fields(version), " ")
+	machine, err := r.world.machine(ctx)
+	if err != nil {
+		machine = []string{err.Error()}
+	}
+	r.result.Machine = append([]string{version}, machine...)
+	version += ", source " + evidence.Revision(ctx)
 	r.history.Add(&history.Meta{
 		Seed: r.Seed, MaxStaleness: r.Promise.MaxStaleness, FenceInterval: r.Promise.FenceInterval, Version: version,
 		Command: r.Command, Started: time.Now(), Began: began,
@@ -214,7 +220,7 @@ func (r *runner) run(ctx context.Context) error {
 	drivers.Go(func() { _ = revoker.Run(revoking) })
 
 	begun := time.Now()
-	err = sleep(ctx, r.scaled(3*time.Second))
+	err = cluster.Sleep(ctx, r.scaled(3*time.Second))
 	switch {
 	case err != nil:
 	case r.During != nil:
@@ -227,7 +233,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	stopRevoking()
 	// The last revocations are watched until their bound is over.
-	err = sleep(ctx, r.world.longest()+2*time.Second)
+	err = cluster.Sleep(ctx, r.world.longest()+2*time.Second)
 	r.result.Took = time.Since(begun)
 	acknowledged, uncertain := revoker.Counts()
 	r.Log("%d revocations acknowledged, %d uncertain, %d records", acknowledged, uncertain, r.history.Records())
@@ -353,12 +359,12 @@ func (r *runner) round(ctx context.Context, elapsed time.Duration) error {
 	}
 	r.result.Recoveries = append(r.result.Recoveries, back)
 	r.Log("%8s  back: fresh after %v, whole after %v", "", back.Fresh.Round(time.Millisecond), back.Whole.Round(time.Millisecond))
-	return sleep(ctx, r.scaled(between(r.rng, 500*time.Millisecond, 3*time.Second)))
+	return cluster.Sleep(ctx, r.scaled(between(r.rng, 500*time.Millisecond, 3*time.Second)))
 }
 
 // one breaks one thing for a while.
 func (r *runner) one(ctx context.Context, k Kind, own *rand.Rand, start, lasts time.Duration) (Hit, error) {
-	if err := sleep(ctx, start); err != nil {
+	if err := cluster.Sleep(ctx, start); err != nil {
 		return Hit{}, err
 	}
 	begun, at := time.Now(), history.Now()
@@ -370,7 +376,7 @@ func (r *runner) one(ctx context.Context, k Kind, own *rand.Rand, start, lasts t
 		at += int64(fault.Began.Sub(begun))
 		begun = fault.Began
 	}
-	err = sleep(ctx, lasts)
+	err = cluster.Sleep(ctx, lasts)
 	if mendErr := fault.Mend(ctx); mendErr != nil {
 		err = errors.Join(err, fmt.Errorf("mending %s: %w", k.Name, mendErr))
 	}

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // sample is what one sidecar used at one moment.
@@ -65,7 +67,7 @@ func Soak(ctx context.Context, o Options) (section string, err error) {
 	o.During = func(ctx context.Context, w *World) error {
 		begun := time.Now()
 		for time.Since(begun) < o.Duration {
-			if err := sleep(ctx, max(o.Duration/200, time.Second)); err != nil {
+			if err := cluster.Sleep(ctx, max(o.Duration/200, time.Second)); err != nil {
 				return err
 			}
 			for _, s := range w.Sidecars {
@@ -138,27 +140,18 @@ func (s *Sidecar) usage(ctx context.Context) (u usage, err error) {
 	if u.goroutines, err = s.Metric(ctx, "go_goroutines"); err != nil {
 		return u, err
 	}
-	proc := filepath.Join("/proc", strconv.Itoa(s.Pid()))
-	entries, err := os.ReadDir(filepath.Join(proc, "fd"))
+	descriptors := fmt.Sprintf("/proc/%d/fd", s.Pid())
+	entries, err := os.ReadDir(descriptors)
 	if err != nil {
 		return u, err
 	}
 	u.descriptors = float64(len(entries))
 	for _, e := range entries {
-		if to, err := os.Readlink(filepath.Join(proc, "fd", e.Name())); err == nil && strings.HasPrefix(to, "socket:") {
+		if to, err := os.Readlink(filepath.Join(descriptors, e.Name())); err == nil && strings.HasPrefix(to, "socket:") {
 			u.sockets++
 		}
 	}
-	status, err := os.ReadFile(filepath.Join(proc, "status"))
-	if err != nil {
-		return u, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if kib, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(kib), " kB"), 64)
-			u.rss = n / 1024
-			return u, err
-		}
-	}
-	return u, errors.New("the kernel does not say how much memory is resident")
+	resident, err := proc.Memory(s.Pid(), "VmRSS")
+	u.rss = float64(resident) / (1 << 20)
+	return u, err
 }

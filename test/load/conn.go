@@ -14,26 +14,27 @@ import (
 	"time"
 )
 
-// conn is a kept-alive HTTP/1.1 connection over a Unix socket, for GETs, one at a
+// Conn is a kept-alive HTTP/1.1 connection over a Unix socket, for GETs, one at a
 // time. net/http would take most of a core for what the drivers ask together.
-type conn struct {
+type Conn struct {
 	net.Conn
 	in  *bufio.Reader
 	out []byte
-	// process is who listened when it was made.
+	// process is who listened when it was made, for a prober.
 	process int
 	body    []byte
 	// last: the server will close it after this answer.
 	last bool
 }
 
-func dial(ctx context.Context, socket string, process int) (*conn, error) {
+// Dial connects to a sidecar's socket.
+func Dial(ctx context.Context, socket string) (*Conn, error) {
 	d := net.Dialer{Timeout: 2 * time.Second}
 	c, err := d.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, in: bufio.NewReaderSize(c, 8<<10), process: process}, nil
+	return &Conn{Conn: c, in: bufio.NewReaderSize(c, 8<<10)}, nil
 }
 
 // maxBody is more than any answer of the routes that are asked.
@@ -41,9 +42,9 @@ const maxBody = 1 << 20
 
 var errAnswer = errors.New("not an HTTP answer with a length")
 
-// get asks for a path. The body is overwritten by the next call. After an error
+// Get asks for a path. The body is overwritten by the next call. After an error
 // the connection is of no use.
-func (c *conn) get(path, keyID, query string, timeout time.Duration) (status int, body []byte, err error) {
+func (c *Conn) Get(path, keyID, query string, timeout time.Duration) (status int, body []byte, err error) {
 	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return 0, nil, err
 	}
@@ -76,7 +77,7 @@ func (c *conn) get(path, keyID, query string, timeout time.Duration) (status int
 }
 
 // header reads up to the body and returns its length.
-func (c *conn) header() (length int, err error) {
+func (c *Conn) header() (length int, err error) {
 	length = -1
 	for {
 		line, err := c.in.ReadSlice('\n')
@@ -104,7 +105,7 @@ func (c *conn) header() (length int, err error) {
 	return length, nil
 }
 
-// why is a short word for an error of dial or get.
+// why is a short word for an error of Dial or Get.
 func why(err error) string {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):

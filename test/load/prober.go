@@ -100,7 +100,7 @@ type worker struct {
 	*Prober
 	schedule schedule
 	rng      *rand.Rand
-	conn     *conn
+	conn     *Conn
 	backOff  time.Duration
 	timer    *time.Timer
 	// gap is the time between background requests, negative for none; next when the
@@ -212,15 +212,16 @@ func (w *worker) ask(ctx context.Context, keyID string) bool {
 
 func (w *worker) exchange(ctx context.Context, q *history.Request) error {
 	if w.conn == nil {
-		c, err := dial(ctx, w.opts.Socket, q.Process)
+		c, err := Dial(ctx, w.opts.Socket)
 		if err != nil {
 			return err
 		}
+		c.process = q.Process
 		w.conn = c
 		q.SentAt = history.Now()
 	}
 	q.Process = w.conn.process
-	status, body, err := w.conn.get("/v1/keys/", q.KeyID, "", w.opts.Timeout)
+	status, body, err := w.conn.Get("/v1/keys/", q.KeyID, "", w.opts.Timeout)
 	if err != nil {
 		return err
 	}

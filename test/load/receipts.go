@@ -75,7 +75,7 @@ func (r *Receipts) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range r.opts.Workers {
 		wg.Go(func() {
-			conns := make(map[string]*conn)
+			conns := make(map[string]*Conn)
 			defer func() {
 				for _, c := range conns {
 					_ = c.Close()
@@ -109,7 +109,7 @@ type receipt struct {
 }
 
 // receipt asks until the receipt is complete, or superseded, or it gives up.
-func (r *Receipts) receipt(ctx context.Context, conns map[string]*conn, rev history.Revocation) {
+func (r *Receipts) receipt(ctx context.Context, conns map[string]*Conn, rev history.Revocation) {
 	rec := history.Receipt{KeyID: rev.KeyID, Seq: rev.Seq, AskedAt: history.Now()}
 	for ctx.Err() == nil && history.Now()-rec.AskedAt < int64(r.opts.GiveUp) {
 		r.mu.Lock()
@@ -140,11 +140,11 @@ func (r *Receipts) receipt(ctx context.Context, conns map[string]*conn, rev hist
 	r.opts.History.Add(&rec)
 }
 
-func (r *Receipts) ask(ctx context.Context, conns map[string]*conn, socket, keyID string) (receipt, error) {
+func (r *Receipts) ask(ctx context.Context, conns map[string]*Conn, socket, keyID string) (receipt, error) {
 	c := conns[socket]
 	if c == nil {
 		var err error
-		if c, err = dial(ctx, socket, 0); err != nil {
+		if c, err = Dial(ctx, socket); err != nil {
 			return receipt{}, err
 		}
 		conns[socket] = c
@@ -153,7 +153,7 @@ func (r *Receipts) ask(ctx context.Context, conns map[string]*conn, socket, keyI
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	var got receipt
-	status, body, err := c.get("/v1/receipts/", keyID, fmt.Sprintf("?wait=%dms", r.opts.Wait.Milliseconds()), r.opts.Wait+2*time.Second)
+	status, body, err := c.Get("/v1/receipts/", keyID, fmt.Sprintf("?wait=%dms", r.opts.Wait.Milliseconds()), r.opts.Wait+2*time.Second)
 	if err != nil || c.last {
 		_ = c.Close()
 		delete(conns, socket)

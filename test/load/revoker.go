@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/keysidecar/keysidecar/test/cluster"
 	"github.com/keysidecar/keysidecar/test/history"
 )
 
@@ -150,19 +151,7 @@ func (r *Revoker) Run(ctx context.Context) error {
 }
 
 // wait sleeps and reports whether ctx still runs.
-func wait(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+func wait(ctx context.Context, d time.Duration) bool { return cluster.Sleep(ctx, d) == nil }
 
 // pace takes groups at the rate.
 func (r *Revoker) pace(ctx context.Context, due chan<- *group) {

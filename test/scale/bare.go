@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
 // bareExchange is not the fleet's, so that neither hears the other.
@@ -109,7 +111,7 @@ func (b *bare) round(ctx context.Context, n, perRound int) (Took, error) {
 			return nil, err
 		}
 		committed[id] = time.Now()
-		if err := sleep(ctx, 40*time.Millisecond+time.Duration(len(b.receivers))*time.Millisecond/2); err != nil {
+		if err := cluster.Sleep(ctx, 40*time.Millisecond+time.Duration(len(b.receivers))*time.Millisecond/2); err != nil {
 			return nil, err
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/evidence"
+	"github.com/keysidecar/keysidecar/test/load"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Burst is what revoking very many keys in one transaction does to sidecars that are
@@ -55,11 +57,11 @@ func (f *Fleet) Burst(ctx context.Context, n int) (b Burst, err error) {
 		return b, err
 	}
 	defer func() { err = errors.Join(err, lookups.stop()) }()
-	if err := sleep(ctx, 2*time.Second); err != nil { // not counted: connections, caches
+	if err := cluster.Sleep(ctx, 2*time.Second); err != nil { // not counted: connections, caches
 		return b, err
 	}
 	lookups.take()
-	if err := sleep(ctx, 10*time.Second); err != nil {
+	if err := cluster.Sleep(ctx, 10*time.Second); err != nil {
 		return b, err
 	}
 	b.Quiet = lookups.take()
@@ -68,7 +70,7 @@ func (f *Fleet) Burst(ctx context.Context, n int) (b Burst, err error) {
 	if err != nil {
 		return b, err
 	}
-	if b.Before, err = resident(strconv.Itoa(one.Pid())); err != nil {
+	if b.Before, err = proc.Memory(one.Pid(), "VmRSS"); err != nil {
 		return b, err
 	}
 	begun := time.Now()
@@ -88,10 +90,10 @@ func (f *Fleet) Burst(ctx context.Context, n int) (b Burst, err error) {
 		return b, err
 	}
 	b.ByQueue, b.ByFence, b.Fences = after.queue-before.queue, after.fence-before.fence, after.fences-before.fences
-	if err := sleep(ctx, 30*time.Second); err != nil {
+	if err := cluster.Sleep(ctx, 30*time.Second); err != nil {
 		return b, err
 	}
-	if b.After, err = resident(strconv.Itoa(one.Pid())); err != nil {
+	if b.After, err = proc.Memory(one.Pid(), "VmRSS"); err != nil {
 		return b, err
 	}
 	return b, f.allRefuse(ctx, n)
@@ -109,7 +111,7 @@ func (f *Fleet) untilApplied(ctx context.Context, n int, before applied, b *Burs
 	quiet := 0
 	last := before.queue
 	for {
-		if err := sleep(ctx, 50*time.Millisecond); err != nil {
+		if err := cluster.Sleep(ctx, 50*time.Millisecond); err != nil {
 			return fmt.Errorf("the burst was not applied: %w", err)
 		}
 		behind := 0
@@ -122,7 +124,7 @@ func (f *Fleet) untilApplied(ctx context.Context, n int, before applied, b *Burs
 				behind++
 			}
 		}
-		memory, err := resident(strconv.Itoa(f.Sidecars[0].Pid()))
+		memory, err := proc.Memory(f.Sidecars[0].Pid(), "VmRSS")
 		if err != nil {
 			return err
 		}
@@ -186,13 +188,13 @@ func (f *Fleet) startLookups(ctx context.Context, key string) (*lookups, error) 
 	ctx, l.cancel = context.WithCancel(ctx)
 	for _, s := range f.Sidecars {
 		for range burstConns {
-			c, err := cluster.NewClient(ctx, s.Socket)
+			c, err := load.Dial(ctx, s.Socket)
 			if err != nil {
 				return nil, errors.Join(err, l.stop())
 			}
 			l.all.Go(func() {
-				defer c.Close()
-				if err := l.ask(ctx, c, key); err != nil {
+				err := errors.Join(l.ask(ctx, c, key), c.Close())
+				if err != nil {
 					l.failed.Store(&err)
 				}
 			})
@@ -203,15 +205,15 @@ func (f *Fleet) startLookups(ctx context.Context, key string) (*lookups, error) 
 
 // ask sends each request when it is due. One that is due while another is under way
 // waits, and that time counts: a stall must not hide the requests it held up.
-func (l *lookups) ask(ctx context.Context, c *cluster.Client, key string) error {
+func (l *lookups) ask(ctx context.Context, c *load.Conn, key string) error {
 	const every = time.Second * burstConns / burstRate
 	due := time.Now()
 	for {
 		due = due.Add(every)
-		if sleep(ctx, time.Until(due)) != nil {
+		if cluster.Sleep(ctx, time.Until(due)) != nil {
 			return nil //nolint:nilerr // told to stop
 		}
-		status, err := c.Status(key)
+		status, _, err := c.Get("/v1/keys/", key, "", 5*time.Second)
 		if err != nil {
 			return err
 		}
@@ -231,7 +233,7 @@ func (l *lookups) take() Latency {
 	took, refused := l.took, l.refused
 	l.took, l.refused = nil, 0
 	l.mu.Unlock()
-	return Latency{Requests: len(took), P50: quantile(took, 0.5), P99: quantile(took, 0.99), Refused: refused}
+	return Latency{Requests: len(took), P50: evidence.Quantile(took, 0.5), P99: evidence.Quantile(took, 0.99), Refused: refused}
 }
 
 func (l *lookups) stop() error {

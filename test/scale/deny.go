@@ -106,7 +106,7 @@ func (f *Fleet) revokeOneByOne(ctx context.Context, app *pgx.Conn, d *Deny, perR
 			return nil, err
 		}
 		committed[subject(key)] = time.Now()
-		if err := sleep(ctx, between(len(f.Sidecars))); err != nil {
+		if err := cluster.Sleep(ctx, between(len(f.Sidecars))); err != nil {
 			return nil, err
 		}
 		v, err := s.Get(ctx, key)

@@ -10,11 +10,10 @@ import (
 	"syscall"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/keysidecar/keysidecar/internal/testenv"
 	"github.com/keysidecar/keysidecar/test/cluster"
 	"github.com/keysidecar/keysidecar/test/evidence"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Keys is how many keys there are from the beginning, unless told otherwise; the first
@@ -100,18 +99,7 @@ func (f *Fleet) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	return f.each(func(s *cluster.Sidecar) error {
-		if err := s.Ready(ctx); err != nil {
-			return err
-		}
-		for {
-			v, err := s.Metric(ctx, "keysidecar_subscriber_connected")
-			if err != nil || v == 1 {
-				return err
-			}
-			if err := sleep(ctx, 20*time.Millisecond); err != nil {
-				return fmt.Errorf("%s: no broker: %w", s.Name, err)
-			}
-		}
+		return errors.Join(s.Ready(ctx), s.HearsBroker(ctx))
 	})
 }
 
@@ -149,18 +137,7 @@ func (f *Fleet) standStill(ctx context.Context, yes bool) error {
 	if err := f.ready(ctx); err != nil {
 		return err
 	}
-	return sleep(ctx, time.Second) // fences that were due meanwhile
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+	return cluster.Sleep(ctx, time.Second) // fences that were due meanwhile
 }
 
 // brokerMemory is the resident memory of the broker's virtual machine, in bytes.
@@ -169,7 +146,7 @@ func (f *Fleet) brokerMemory() (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return resident(pid)
+	return proc.Memory(pid, "VmRSS")
 }
 
 // brokerTime is the processor time that the broker has used.
@@ -178,31 +155,18 @@ func (f *Fleet) brokerTime() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := strconv.Atoi(pid)
+	return proc.CPU(pid)
+}
+
+func (f *Fleet) brokerPid() (int, error) {
+	out, err := f.MQ.Eval(`os:getpid().`)
 	if err != nil {
 		return 0, err
 	}
-	return processorTime(n)
-}
-
-func (f *Fleet) brokerPid() (string, error) {
-	out, err := f.MQ.Eval(`os:getpid().`)
-	return strings.Trim(strings.TrimSpace(out), `"`), err
+	return strconv.Atoi(strings.Trim(strings.TrimSpace(out), `"`))
 }
 
 // Machine describes what everything ran on, a line each.
 func (f *Fleet) Machine(ctx context.Context) ([]string, error) {
-	var postgres string
-	if err := f.SQL.QueryRow(ctx, `SHOW server_version`).Scan(&postgres); err != nil {
-		return nil, err
-	}
-	broker, err := amqp.Dial(f.MQ.URL())
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = broker.Close() }()
-	return []string{"source " + evidence.Revision(ctx), evidence.Machine(), "PostgreSQL " + postgres, fmt.Sprint("RabbitMQ ", broker.Properties["version"])}, nil
+	return evidence.Machine(ctx, f.DSN(), f.MQ.URL())
 }
-
-// resident is a process's resident memory in bytes.
-func resident(pid string) (int64, error) { return status(pid, "VmRSS:") }

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Memory is what a sidecar holds with a number of Ed25519 keys, and how long it
@@ -77,7 +76,7 @@ func measureMemory(ctx context.Context, c *cluster.Cluster, n int) (m Memory, er
 		return m, err
 	}
 	// What the warm used beyond the keys is given back in the background.
-	if err := sleep(ctx, 2*time.Second); err != nil {
+	if err := cluster.Sleep(ctx, 2*time.Second); err != nil {
 		return m, err
 	}
 	warm, err := s.Metric(ctx, "keysidecar_warm_duration_seconds_sum")
@@ -137,17 +136,17 @@ func untilMetric(ctx context.Context, s *cluster.Sidecar, name string, least flo
 		if err != nil || v >= least {
 			return err
 		}
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+		if err := cluster.Sleep(ctx, 10*time.Millisecond); err != nil {
 			return fmt.Errorf("%s is %v: %w", name, v, err)
 		}
 	}
 }
 
 func residentAndPeak(pid int) (now, peak int64, err error) {
-	if now, err = status(strconv.Itoa(pid), "VmRSS:"); err != nil {
+	if now, err = proc.Memory(pid, "VmRSS"); err != nil {
 		return 0, 0, err
 	}
-	peak, err = status(strconv.Itoa(pid), "VmHWM:")
+	peak, err = proc.Memory(pid, "VmHWM")
 	return now, peak, err
 }
 
@@ -155,22 +154,4 @@ func residentAndPeak(pid int) (now, peak int64, err error) {
 // clear_refs).
 func resetPeak(pid int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
-}
-
-// status reads a line of /proc/PID/status that is a number of KiB, as bytes.
-func status(pid, name string) (int64, error) {
-	text, err := os.ReadFile("/proc/" + pid + "/status")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, name); ok {
-			var kib int64
-			if _, err := fmt.Sscan(rest, &kib); err != nil {
-				return 0, err
-			}
-			return kib << 10, nil
-		}
-	}
-	return 0, fmt.Errorf("the kernel does not say %s of process %s", name, pid)
 }

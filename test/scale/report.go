@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/evidence"
 )
 
 // Report is what one run found, a row for each fleet.
@@ -43,10 +45,10 @@ func (r *Report) Judge() error {
 		if got := d.ratio(0.99); got > promised99Ratio {
 			errs = append(errs, fmt.Errorf("%d sidecars: %.2f times the bare chain at p99", d.Sidecars, got))
 		}
-		if p50 := quantile(d.Each, 0.5); p50 > promisedMedian {
+		if p50 := evidence.Quantile(d.Each, 0.5); p50 > promisedMedian {
 			errs = append(errs, fmt.Errorf("%d sidecars: a sidecar refuses after %v at the median", d.Sidecars, p50))
 		}
-		if p99 := quantile(d.Fleet, 0.99); p99 > promised99 {
+		if p99 := evidence.Quantile(d.Fleet, 0.99); p99 > promised99 {
 			errs = append(errs, fmt.Errorf("%d sidecars: the last refuses after %v at p99", d.Sidecars, p99))
 		}
 	}
@@ -55,7 +57,7 @@ func (r *Report) Judge() error {
 
 // ratio is how much longer the fleet takes than the bare chain.
 func (d *Deny) ratio(q float64) float64 {
-	return float64(quantile(d.Fleet, q)) / float64(max(1, quantile(d.Bare, q)))
+	return float64(evidence.Quantile(d.Fleet, q)) / float64(max(1, evidence.Quantile(d.Bare, q)))
 }
 
 // Markdown is the section for a document.
@@ -91,10 +93,10 @@ func (r *Report) deny(b *strings.Builder) {
 	b.WriteString("| sidecars | last refusal p50 | p99 | max | any one sidecar p50 | p99 | bare chain p50 | p99 | ratio p50 | ratio p99 | by a fence | broker, a queue |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range r.Deny {
 		d := &r.Deny[i]
-		fleet50, fleet99 := quantile(d.Fleet, 0.5), quantile(d.Fleet, 0.99)
-		bare50, bare99 := quantile(d.Bare, 0.5), quantile(d.Bare, 0.99)
+		fleet50, fleet99 := evidence.Quantile(d.Fleet, 0.5), evidence.Quantile(d.Fleet, 0.99)
+		bare50, bare99 := evidence.Quantile(d.Bare, 0.5), evidence.Quantile(d.Bare, 0.99)
 		fmt.Fprintf(b, "| %d | %s | %s | %s | %s | %s | %s | %s | %.2f | %.2f | %.2f %% | %d us |\n", d.Sidecars,
-			ms(fleet50), ms(fleet99), ms(quantile(d.Fleet, 1)), ms(quantile(d.Each, 0.5)), ms(quantile(d.Each, 0.99)), ms(bare50), ms(bare99),
+			ms(fleet50), ms(fleet99), ms(evidence.Quantile(d.Fleet, 1)), ms(evidence.Quantile(d.Each, 0.5)), ms(evidence.Quantile(d.Each, 0.99)), ms(bare50), ms(bare99),
 			d.ratio(0.5), d.ratio(0.99), 100*float64(d.ByFence)/float64(max(1, len(d.Each))), d.Broker.Microseconds()/int64(max(1, len(d.Each))))
 	}
 	b.WriteByte('\n')
@@ -107,7 +109,7 @@ func (r *Report) rest(b *strings.Builder) {
 	for i := range r.Rest {
 		x := &r.Rest[i]
 		fmt.Fprintf(b, "| %d | %.1f | %.1f | %.2f | %.2f | %.2f | %d | %.1f | %.2f |\n", x.Sidecars,
-			mib(quantile(x.Resident, 0.5)), mib(quantile(x.Resident, 1)), 100*quantile(x.Processor, 0.5), 100*quantile(x.Processor, 1),
+			mib(evidence.Quantile(x.Resident, 0.5)), mib(evidence.Quantile(x.Resident, 1)), 100*evidence.Quantile(x.Processor, 0.5), 100*evidence.Quantile(x.Processor, 1),
 			x.Statements, x.Connections, mib(x.BrokerMemory), mib(x.QueueMemory))
 	}
 	b.WriteByte('\n')
@@ -119,7 +121,7 @@ func (r *Report) rollouts(b *strings.Builder) {
 	for i := range r.Rollouts {
 		x := &r.Rollouts[i]
 		fmt.Fprintf(b, "| %d | %d | %s | %s | %s | %.0f ms | %.0f ms | %d | %d | %.0f |\n", x.Sidecars, x.AtOnce, x.Took.Round(10*time.Millisecond),
-			quantile(x.Away, 0.5).Round(time.Millisecond), quantile(x.Away, 1).Round(time.Millisecond), 1000*quantile(x.Warm, 0.5), 1000*quantile(x.Warm, 1), x.Connections, x.Stated, x.Statements)
+			evidence.Quantile(x.Away, 0.5).Round(time.Millisecond), evidence.Quantile(x.Away, 1).Round(time.Millisecond), 1000*evidence.Quantile(x.Warm, 0.5), 1000*evidence.Quantile(x.Warm, 1), x.Connections, x.Stated, x.Statements)
 	}
 	b.WriteByte('\n')
 }

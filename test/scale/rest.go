@@ -2,13 +2,12 @@ package scale
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/proc"
 )
 
 // Rest is what the fleet uses while nothing happens.
@@ -29,7 +28,7 @@ type Rest struct {
 
 // Rest waits a little and then watches for as long as over.
 func (f *Fleet) Rest(ctx context.Context, over time.Duration) (r Rest, err error) {
-	if err := sleep(ctx, 5*time.Second); err != nil {
+	if err := cluster.Sleep(ctx, 5*time.Second); err != nil {
 		return r, err
 	}
 	r.Sidecars = len(f.Sidecars)
@@ -42,7 +41,7 @@ func (f *Fleet) Rest(ctx context.Context, over time.Duration) (r Rest, err error
 		return r, err
 	}
 	begun := time.Now()
-	if err := sleep(ctx, over); err != nil {
+	if err := cluster.Sleep(ctx, over); err != nil {
 		return r, err
 	}
 	after, err := f.processorTimes()
@@ -57,7 +56,7 @@ func (f *Fleet) Rest(ctx context.Context, over time.Duration) (r Rest, err error
 	r.Statements = (askedLater - asked) / r.Over.Seconds() / float64(r.Sidecars)
 	for i, s := range f.Sidecars {
 		r.Processor = append(r.Processor, (after[i]-before[i]).Seconds()/r.Over.Seconds())
-		memory, err := resident(strconv.Itoa(s.Pid()))
+		memory, err := proc.Memory(s.Pid(), "VmRSS")
 		if err != nil {
 			return r, err
 		}
@@ -114,46 +113,9 @@ func (f *Fleet) processorTimes() ([]time.Duration, error) {
 	times := make([]time.Duration, len(f.Sidecars))
 	for i, s := range f.Sidecars {
 		var err error
-		if times[i], err = processorTime(s.Pid()); err != nil {
+		if times[i], err = proc.CPU(s.Pid()); err != nil {
 			return nil, err
 		}
 	}
 	return times, nil
-}
-
-// processorTime is what all threads of a process have used, to the nanosecond where
-// the kernel says so (schedstat), which /proc/PID/stat does not.
-func processorTime(pid int) (time.Duration, error) {
-	tasks := fmt.Sprintf("/proc/%d/task", pid)
-	entries, err := os.ReadDir(tasks)
-	if err != nil {
-		return 0, err
-	}
-	var all time.Duration
-	for _, e := range entries {
-		text, err := os.ReadFile(tasks + "/" + e.Name() + "/schedstat")
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it has ended meanwhile
-		}
-		if err != nil {
-			return 0, err
-		}
-		ns, err := strconv.ParseInt(strings.Fields(string(text))[0], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		all += time.Duration(ns)
-	}
-	return all, nil
-}
-
-// quantile sorts list and returns the smallest value that a share of q does not
-// exceed.
-func quantile[T int64 | float64 | time.Duration](list []T, q float64) T {
-	if len(list) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(list))
-	i := int(q*float64(len(sorted))+0.999999) - 1
-	return sorted[min(max(i, 0), len(sorted)-1)]
 }

@@ -98,7 +98,7 @@ func (f *Fleet) peakConnections(ctx context.Context) (peak int, err error) {
 			return peak, err
 		}
 		peak = max(peak, n)
-		if sleep(ctx, 20*time.Millisecond) != nil {
+		if cluster.Sleep(ctx, 20*time.Millisecond) != nil {
 			return peak, nil //nolint:nilerr // told to stop
 		}
 	}

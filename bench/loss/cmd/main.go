@@ -60,9 +60,5 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	report.Command = strings.TrimSpace("go run ./bench/loss/cmd " + strings.Join(args, " "))
-	if *out == "" {
-		fmt.Print(report.Markdown())
-		return report.Judge()
-	}
-	return errors.Join(evidence.WriteSection(*out, "loss", report.Markdown()), report.Judge())
+	return errors.Join(evidence.Write(*out, "loss", report.Markdown()), report.Judge())
 }

@@ -78,15 +78,9 @@ func run(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	report.Command = strings.TrimSpace("go run ./bench/peers/cmd " + strings.Join(args, " "))
-	if *out == "" {
-		fmt.Print(report.Markdown())
-		return report.Judge()
+	if *out != "" {
+		report.Plot = plot
+		err = os.WriteFile(filepath.Join(filepath.Dir(*out), plot), []byte(report.SVG()), 0o644)
 	}
-	report.Plot = plot
-	err = errors.Join(evidence.WriteSection(*out, "peers", report.Markdown()),
-		os.WriteFile(filepath.Join(filepath.Dir(*out), plot), []byte(report.SVG()), 0o644))
-	if err != nil {
-		fmt.Print(report.Markdown()) // it took long to measure
-	}
-	return errors.Join(err, report.Judge())
+	return errors.Join(evidence.Write(*out, "peers", report.Markdown()), err, report.Judge())
 }

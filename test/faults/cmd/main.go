@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -73,7 +72,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	name, section, err := s.mode(ctx, o)
 	if section != "" {
-		err = errors.Join(err, write(s.out, name, section))
+		err = errors.Join(err, evidence.Write(s.out, name, section))
 	}
 	if err != nil {
 		return err
@@ -125,15 +124,4 @@ func workDir(keep string) (dir string, clean func() error, err error) {
 	}
 	dir, err = os.MkdirTemp("", "ksfaults")
 	return dir, func() error { return os.RemoveAll(dir) }, err
-}
-
-func write(out, name, section string) error {
-	if out == "" {
-		_, err := fmt.Print(section)
-		return err
-	}
-	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
-		return err
-	}
-	return evidence.WriteSection(out, name, section)
 }

@@ -84,7 +84,7 @@ func run(ctx context.Context, args []string) error {
 			name, r.Title = "healthy-persistent", r.Title+", messages on disk"
 		}
 	}
-	return errors.Join(write(*out, name, &r), r.Judge())
+	return errors.Join(evidence.Write(*out, name, r.Markdown()), r.Judge())
 }
 
 func runMemory(ctx context.Context, bin, list, out string, args []string) error {
@@ -96,15 +96,7 @@ func runMemory(ctx context.Context, bin, list, out string, args []string) error 
 	if r.Memory, r.Machine, err = scale.MeasureMemory(ctx, bin, keys); err != nil {
 		return err
 	}
-	return write(out, "memory", &r)
-}
-
-func write(out, name string, r *scale.Report) error {
-	if out == "" {
-		_, err := fmt.Print(r.Markdown())
-		return err
-	}
-	return evidence.WriteSection(out, name, r.Markdown())
+	return evidence.Write(out, "memory", r.Markdown())
 }
 
 func runBurst(ctx context.Context, bin string, keys int, out string, args []string) (err error) {
@@ -122,7 +114,7 @@ func runBurst(ctx context.Context, bin string, keys int, out string, args []stri
 		return err
 	}
 	r.Title, r.Bursts = "A burst of revocations", []scale.Burst{burst}
-	return write(out, "burst", &r)
+	return evidence.Write(out, "burst", r.Markdown())
 }
 
 func measure(ctx context.Context, r *scale.Report, bin, self string, n int, denyOnly, persistent bool, over time.Duration) (err error) {

@@ -1,4 +1,5 @@
-package peers
+// Package proc reads what processes use from Linux's /proc, for measurements.
+package proc
 
 import (
 	"errors"
@@ -11,10 +12,10 @@ import (
 	"time"
 )
 
-// processorTime is what all threads of some processes have used, user and system, to
+// CPU is what all threads of some processes have used, user and system, to
 // the nanosecond as the scheduler counts it (schedstat; /proc/PID/stat rounds to a
 // hundredth of a second).
-func processorTime(pids []int) (all time.Duration, err error) {
+func CPU(pids ...int) (all time.Duration, err error) {
 	for _, pid := range pids {
 		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 		if err != nil {
@@ -39,8 +40,8 @@ func processorTime(pids []int) (all time.Duration, err error) {
 	return all, nil
 }
 
-// withChildren returns a process and all that descend from it.
-func withChildren(pid int) ([]int, error) {
+// Family returns a process and all that descend from it.
+func Family(pid int) ([]int, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		return nil, err
@@ -65,4 +66,20 @@ func withChildren(pid int) ([]int, error) {
 		all = append(all, children[all[i]]...)
 	}
 	return all, nil
+}
+
+// Memory reads a line of /proc/PID/status in bytes: "VmRSS", resident now, or
+// "VmHWM", the most that was.
+func Memory(pid int, name string) (int64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+":"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("the kernel does not say %s of process %d", name, pid)
 }
