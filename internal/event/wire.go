@@ -1,11 +1,9 @@
 package event
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 	"unicode/utf8"
 
@@ -82,12 +80,8 @@ func Decode(body []byte) (Event, error) {
 		return Event{}, fmt.Errorf("%w: not UTF-8", ErrMalformed)
 	}
 	var m message
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if err := dec.Decode(&m); err != nil {
+	if err := json.Unmarshal(body, &m); err != nil {
 		return Event{}, fmt.Errorf("%w: not JSON: %v", ErrMalformed, err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Event{}, fmt.Errorf("%w: more than one JSON value", ErrMalformed)
 	}
 	return m.event()
 }

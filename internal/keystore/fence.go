@@ -26,7 +26,7 @@ const (
 
 // pageRows is how many events a fence reads at a time. A page costs the database
 // about half a microsecond a row.
-const pageRows = 10_000
+const pageRows = 2_000
 
 // minPageRows is what a page shrinks to when it cannot be read in time.
 const minPageRows = 64

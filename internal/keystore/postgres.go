@@ -86,6 +86,14 @@ func NewPostgres(o PostgresOptions) (*Postgres, error) {
 // Kind implements Source.
 func (p *Postgres) Kind() string { return "postgres" }
 
+// pingAfter is how long a connection for fills lies idle before it is asked whether
+// it still works, ahead of the fill that somebody waits for.
+const pingAfter = time.Second
+
+// canFail marks the context of a question that is asked again before long. It needs no
+// connection that was tried before: that would double what it costs.
+type canFail struct{}
+
 func (p *Postgres) poolConfig() (*pgxpool.Config, error) {
 	conn, err := p.connConfig()
 	if err != nil {
@@ -106,6 +114,9 @@ func (p *Postgres) poolConfig() (*pgxpool.Config, error) {
 	cfg.MaxConnIdleTime = 10 * time.Minute
 	cfg.HealthCheckPeriod = 15 * time.Second
 	cfg.PingTimeout = 2 * time.Second
+	cfg.ShouldPing = func(ctx context.Context, idle pgxpool.ShouldPingParams) bool {
+		return idle.IdleDuration > pingAfter && ctx.Value(canFail{}) == nil
+	}
 	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		fresh, err := p.connConfig()
 		if err != nil {
@@ -285,41 +296,37 @@ func (p *Postgres) fence(ctx context.Context, conn *pgx.Conn, sql string, q Fenc
 		return Page{}, classify(err)
 	}
 	defer rows.Close()
+	var (
+		standby  bool
+		timeline *string
+		intact   *bool
+		row      logRow
+	)
+	// The first row is the cursor's own event, with what the statement says of
+	// itself; what it says of itself is the same in every other row.
 	for n := 0; rows.Next(); n++ {
-		var (
-			standby    bool
-			timeline   *string
-			e          event.Event
-			kind       string
-			key, owner *string
-			intact     *bool
-		)
-		if err := rows.Scan(&standby, &timeline, &page.Time, &intact, &page.Member, &page.Fleet, &e.Seq, &e.ID, &kind, &key, &owner, &e.OccurredAt); err != nil {
+		if n > 0 {
+			if err := row.scan(rows, nil, nil, nil, nil, nil, nil); err != nil {
+				return Page{}, fmt.Errorf("read a fence's row: %w", err)
+			}
+			page.Events = append(page.Events, row.event())
+			continue
+		}
+		if err := row.scan(rows, &standby, &timeline, &page.Time, &intact, &page.Member, &page.Fleet); err != nil {
 			return Page{}, fmt.Errorf("read a fence's row: %w", err)
 		}
 		if standby || timeline == nil {
 			return Page{}, ErrStandby
 		}
-		if n == 0 {
-			if intact != nil {
-				p.captureIntact, p.captureAt = *intact, time.Now() //nolint:forbidigo // see captureDue
-			}
-			page.CaptureIntact = p.captureIntact
-			page.Timeline = *timeline
-			page.Known = e.Seq == at.Seq && e.ID == at.ID
-			if !page.Known {
-				break
-			}
-			continue
+		if intact != nil {
+			p.captureIntact, p.captureAt = *intact, time.Now() //nolint:forbidigo // see captureDue
 		}
-		e.Kind, e.Prev = event.Kind(kind), -1
-		if key != nil {
-			e.KeyID = *key
+		page.CaptureIntact = p.captureIntact
+		page.Timeline = *timeline
+		page.Known = row.seq == at.Seq && row.id == at.ID
+		if !page.Known {
+			break
 		}
-		if owner != nil {
-			e.OwnerID = *owner
-		}
-		page.Events = append(page.Events, e)
 	}
 	rows.Close()
 	if err := rows.Err(); err != nil {
@@ -331,6 +338,32 @@ func (p *Postgres) fence(ctx context.Context, conn *pgx.Conn, sql string, q Fenc
 		return Page{Member: true}, notStandby(ctx, conn) // the end of the history matters more than who asked
 	}
 	return page, nil
+}
+
+// logRow receives the columns of an event, row after row: a page has thousands.
+type logRow struct {
+	seq        int64
+	id         uuid.UUID
+	kind       string
+	key, owner *string
+	occurredAt time.Time
+}
+
+// scan reads a fence's row: what the statement says of itself, nil to skip it, and an
+// event.
+func (r *logRow) scan(rows pgx.Rows, standby, timeline, now, intact, member, fleet any) error {
+	return rows.Scan(standby, timeline, now, intact, member, fleet, &r.seq, &r.id, &r.kind, &r.key, &r.owner, &r.occurredAt)
+}
+
+func (r *logRow) event() event.Event {
+	e := event.Event{Seq: r.seq, ID: r.id, Prev: -1, Kind: event.Kind(r.kind), OccurredAt: r.occurredAt}
+	if r.key != nil {
+		e.KeyID = *r.key
+	}
+	if r.owner != nil {
+		e.OwnerID = *r.owner
+	}
+	return e
 }
 
 // captureDue says whether the next fence shall check the triggers.

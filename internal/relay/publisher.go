@@ -229,6 +229,9 @@ func (p *publisher) collect(session *rabbit.Session, ch *amqp.Channel, flight <-
 // await returns once the broker has answered or the session has ended. While the
 // broker blocks publishers it may take its time.
 func (p *publisher) await(session *rabbit.Session, ch *amqp.Channel, dc *amqp.DeferredConfirmation) outcome {
+	if dc.Acked() {
+		return acked // one confirm answers for many, so that most are here when their turn comes
+	}
 	limit := time.NewTimer(p.limits.confirm)
 	defer limit.Stop()
 	for {

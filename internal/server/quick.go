@@ -34,7 +34,7 @@ func (c *conn) quick(p []byte) (answered bool) {
 	defer d.metrics.inFlight.Dec()
 	x.ctx, x.listener, x.arrived, x.gateway = d.life, c.listener, time.Now(), false
 	if err := d.guarded(r, x); err != nil {
-		d.refuse(x, err)
+		_ = d.refuse(x, err) // it stands in x
 	}
 	c.send(x)
 	d.metrics.answered(r.id, c.listener.id, x.status, time.Since(x.arrived))

@@ -17,12 +17,14 @@ import (
 
 const (
 	// prefetch bounds what is delivered and not acknowledged, and with
-	// event.MaxMessageBytes the memory that messages can take.
-	prefetch = 128
+	// event.MaxMessageBytes the memory that messages can take. It is large so that in
+	// a burst the broker can hand messages on as they come, which costs it less than
+	// to keep them in the queue for a moment.
+	prefetch = 1024
 	// An acknowledgement covers up to ackBatch messages or ackDelay of them. The delay
 	// is longer than a message takes to reach a whole fleet: an acknowledgement keeps
 	// the broker from delivering it to the next.
-	ackBatch = prefetch / 2
+	ackBatch = prefetch / 4
 	ackDelay = 50 * time.Millisecond
 )
 

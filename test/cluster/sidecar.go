@@ -32,34 +32,47 @@ type Relay struct {
 // Metric returns the value of a metric of the relay, by its name with labels as
 // exposed; 0 if there is none.
 func (r *Relay) Metric(ctx context.Context, name string) (float64, error) {
-	return metric(ctx, r.Admin, name)
+	values, err := metrics(ctx, r.Admin, name)
+	return values[0], err
 }
 
 // Metric returns the value of a metric of the sidecar, as Relay.Metric does.
 func (s *Sidecar) Metric(ctx context.Context, name string) (float64, error) {
-	return metric(ctx, s.Admin, name)
+	values, err := metrics(ctx, s.Admin, name)
+	return values[0], err
 }
 
-func metric(ctx context.Context, admin, name string) (float64, error) {
+// Metrics returns the values of several metrics in one scrape, as Metric does.
+func (s *Sidecar) Metrics(ctx context.Context, names ...string) ([]float64, error) {
+	return metrics(ctx, s.Admin, names...)
+}
+
+func metrics(ctx context.Context, admin string, names ...string) ([]float64, error) {
+	values := make([]float64, len(names))
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+admin+"/metrics", nil)
 	if err != nil {
-		return 0, err
+		return values, err
 	}
+	req.Header.Set("Accept-Encoding", "identity") // compressing would be most of what it costs
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, err
+		return values, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, err
+		return values, err
 	}
 	for line := range strings.Lines(string(body)) {
-		if value, ok := strings.CutPrefix(line, name+" "); ok {
-			return strconv.ParseFloat(strings.TrimSpace(value), 64)
+		for i, name := range names {
+			if value, ok := strings.CutPrefix(line, name+" "); ok {
+				if values[i], err = strconv.ParseFloat(strings.TrimSpace(value), 64); err != nil {
+					return values, err
+				}
+			}
 		}
 	}
-	return 0, nil
+	return values, nil
 }
 
 // Verdict is the part of an answer that tests look at.

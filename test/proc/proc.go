@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // CPU is what all threads of some processes have used, user and system, to
@@ -82,4 +84,26 @@ func Memory(pid int, name string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("the kernel does not say %s of process %d", name, pid)
+}
+
+// Yield puts all threads of some processes, and those that they begin later, into the
+// scheduler's idle class: they run when nobody else wants to.
+func Yield(pids ...int) error {
+	for _, pid := range pids {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		if err != nil {
+			return err
+		}
+		for _, t := range threads {
+			tid, err := strconv.Atoi(filepath.Base(t))
+			if err != nil {
+				return err
+			}
+			idle := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}
+			if err := unix.SchedSetAttr(tid, &idle, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("scheduling class of thread %d: %w", tid, err)
+			}
+		}
+	}
+	return nil
 }

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,6 +46,14 @@ type Latency struct {
 	Refused int
 }
 
+// lookEvery is how often the sidecars' counters are read: a scrape costs a
+// millisecond of their time.
+const lookEvery = 200 * time.Millisecond
+
+// quietLooks is how many looks without a message are taken for the end, where a queue
+// had no room for all of them.
+const quietLooks = 15
+
 // burstRate is the look-ups a second of each sidecar, over burstConns connections.
 const (
 	burstRate  = 2000
@@ -52,6 +64,9 @@ const (
 // sidecars were warmed, and so must one more, which is looked up.
 func (f *Fleet) Burst(ctx context.Context, n int) (b Burst, err error) {
 	b.Sidecars, b.Keys = len(f.Sidecars), n
+	if err := f.aside(ctx); err != nil {
+		return b, err
+	}
 	lookups, err := f.startLookups(ctx, "scale_1")
 	if err != nil {
 		return b, err
@@ -99,6 +114,34 @@ func (f *Fleet) Burst(ctx context.Context, n int) (b Burst, err error) {
 	return b, f.allRefuse(ctx, n)
 }
 
+// aside lets Postgres, the broker and the relay run only when no sidecar wants to:
+// elsewhere they have machines of their own, and what look-ups wait for here is to be
+// the sidecars' work.
+func (f *Fleet) aside(ctx context.Context) error {
+	broker, err := f.brokerPid()
+	if err != nil {
+		return err
+	}
+	var dir string
+	if err := f.SQL.QueryRow(ctx, `SHOW data_directory`).Scan(&dir); err != nil {
+		return err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return err
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	postmaster, err := strconv.Atoi(line)
+	if err != nil {
+		return err
+	}
+	postgres, err := proc.Family(postmaster)
+	if err != nil {
+		return err
+	}
+	return proc.Yield(append(postgres, broker, f.Relay.Pid())...)
+}
+
 // untilApplied waits until each sidecar's fences have brought n events more, and
 // every message that is still coming has been applied.
 func (f *Fleet) untilApplied(ctx context.Context, n int, before applied, b *Burst) error {
@@ -108,20 +151,23 @@ func (f *Fleet) untilApplied(ctx context.Context, n int, before applied, b *Burs
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	quiet := 0
-	last := before.queue
+	quiet, last := 0, before.queue
 	for {
-		if err := cluster.Sleep(ctx, 50*time.Millisecond); err != nil {
+		if err := cluster.Sleep(ctx, lookEvery); err != nil {
 			return fmt.Errorf("the burst was not applied: %w", err)
 		}
 		behind := 0
-		for _, s := range f.Sidecars {
-			at, err := s.Metric(ctx, "keysidecar_cursor_seq")
+		var one applied
+		for i, s := range f.Sidecars {
+			now, err := counters(ctx, s)
 			if err != nil {
 				return err
 			}
-			if at < head {
+			if now.cursor < head {
 				behind++
+			}
+			if i == 0 {
+				one = now
 			}
 		}
 		memory, err := proc.Memory(f.Sidecars[0].Pid(), "VmRSS")
@@ -129,14 +175,10 @@ func (f *Fleet) untilApplied(ctx context.Context, n int, before applied, b *Burs
 			return err
 		}
 		b.Peak = max(b.Peak, memory)
-		now, err := counters(ctx, f.Sidecars[0])
-		if err != nil {
-			return err
+		if quiet++; one.queue != last {
+			quiet, last = 0, one.queue
 		}
-		if quiet++; now.queue != last {
-			quiet, last = 0, now.queue
-		}
-		if behind == 0 && (quiet > 4 || now.queue-before.queue >= float64(n)) {
+		if behind == 0 && (quiet > quietLooks || one.queue-before.queue >= float64(n)) {
 			return nil
 		}
 	}
@@ -156,20 +198,13 @@ func (f *Fleet) allRefuse(ctx context.Context, n int) error {
 	return nil
 }
 
-// applied is what a sidecar has counted.
-type applied struct{ queue, fence, fences float64 }
+// applied is what a sidecar has counted, and where its cursor stands.
+type applied struct{ queue, fence, fences, cursor float64 }
 
-func counters(ctx context.Context, s *cluster.Sidecar) (a applied, err error) {
-	for name, to := range map[string]*float64{
-		`keysidecar_events_applied_total{path="queue"}`: &a.queue,
-		`keysidecar_events_applied_total{path="fence"}`: &a.fence,
-		`keysidecar_fence_duration_seconds_count`:       &a.fences,
-	} {
-		if *to, err = s.Metric(ctx, name); err != nil {
-			return a, err
-		}
-	}
-	return a, nil
+func counters(ctx context.Context, s *cluster.Sidecar) (applied, error) {
+	v, err := s.Metrics(ctx, `keysidecar_events_applied_total{path="queue"}`, `keysidecar_events_applied_total{path="fence"}`,
+		`keysidecar_fence_duration_seconds_count`, "keysidecar_cursor_seq")
+	return applied{v[0], v[1], v[2], v[3]}, err
 }
 
 // lookups ask every sidecar for one key at a steady rate.

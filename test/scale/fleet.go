@@ -94,10 +94,23 @@ func (f *Fleet) start(ctx context.Context, n, keys int) (err error) {
 	return f.ready(ctx)
 }
 
-// ready waits until every sidecar is fresh and hears the broker.
+// ready waits until every sidecar is fresh and hears the broker, and the relay has
+// published what there was.
 func (f *Fleet) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	for {
+		backlog, err := f.Relay.Metric(ctx, "keysidecar_relay_backlog")
+		if err != nil {
+			return err
+		}
+		if backlog == 0 {
+			break
+		}
+		if err := cluster.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return fmt.Errorf("the relay has %.0f events to publish: %w", backlog, err)
+		}
+	}
 	return f.each(func(s *cluster.Sidecar) error {
 		return errors.Join(s.Ready(ctx), s.HearsBroker(ctx))
 	})

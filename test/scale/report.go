@@ -116,7 +116,7 @@ func (r *Report) rest(b *strings.Builder) {
 }
 
 func (r *Report) rollouts(b *strings.Builder) {
-	b.WriteString("### All restarted, a quarter at a time\n\nAway is from the signal to stop until the successor is ready (not only warm).\n\n")
+	b.WriteString("### All restarted, some at a time\n\nNo more at once than four for each core: elsewhere each has a machine of its own, and here more would only wait for each other. Away is from the signal to stop until the successor is ready (not only warm).\n\n")
 	b.WriteString("| sidecars | at once | all back after | away p50 | most | warm p50 | most | connections at most | stated | statements/s of all |\n|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range r.Rollouts {
 		x := &r.Rollouts[i]
@@ -148,6 +148,7 @@ func megabytes(n int64) float64 { return float64(n) / 1e6 }
 
 func (r *Report) bursts(b *strings.Builder) {
 	fmt.Fprintf(b, "Very many keys revoked in one transaction, while each sidecar is asked %d times a second for a key that stays (due times: what a stall holds up counts). "+
+		"Postgres, the broker and the relay are in the scheduler's idle class: elsewhere they have machines of their own. "+
 		"Applied is from the acknowledged commit until the last sidecar's cursor is at the head and no more messages come; applied/s counts messages and fences.\n\n", burstRate)
 	b.WriteString("| sidecars | keys | commit | applied | events by queue | by fences | applied/s | fences | look-up p50 before, during | p99 before, during | ratio | neither 200 nor 410 | resident before, most, after, MiB |\n" +
 		"|---|---|---|---|---|---|---|---|---|---|---|---|---|\n")

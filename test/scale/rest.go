@@ -26,9 +26,13 @@ type Rest struct {
 	BrokerMemory, QueueMemory int64
 }
 
-// Rest waits a little and then watches for as long as over.
+// settle is longer than it takes until every sidecar has made its first audit, which
+// asks more than the others.
+const settle = 15 * time.Second
+
+// Rest waits until everything is at rest and then watches for as long as over.
 func (f *Fleet) Rest(ctx context.Context, over time.Duration) (r Rest, err error) {
-	if err := cluster.Sleep(ctx, 5*time.Second); err != nil {
+	if err := cluster.Sleep(ctx, settle); err != nil {
 		return r, err
 	}
 	r.Sidecars = len(f.Sidecars)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -148,8 +149,9 @@ func measure(ctx context.Context, r *scale.Report, bin, self string, n int, deny
 	if denyOnly {
 		return nil
 	}
-	// A Deployment restarts a quarter of its pods at a time, by default.
-	rollout, err := f.Rollout(ctx, max(1, n/4))
+	// A Deployment restarts a quarter of its pods at a time, by default, but on as many
+	// machines; more than a few processes for each core only wait for each other.
+	rollout, err := f.Rollout(ctx, max(1, min(n/4, 4*runtime.NumCPU())))
 	r.Rollouts = append(r.Rollouts, rollout)
 	return err
 }
