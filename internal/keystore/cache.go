@@ -41,6 +41,7 @@ type memory struct {
 	seed     maphash.Seed
 	shards   [shardCount]shard
 	owners   owners
+	sets     *keySets
 
 	// cursor moves only in the fence's goroutine, and only after every event up
 	// to it has been applied here.
@@ -82,13 +83,16 @@ func newMemory(capacity int, history string) (*memory, error) {
 	m := &memory{history: history, seed: maphash.MakeSeed()}
 	m.owners.byID = make(map[string]*owner)
 	m.cursor.Store(&noCursor)
+	var err error
+	if m.sets, err = newKeySets(); err != nil {
+		return nil, err
+	}
 	share := float64(capacity) / shardCount
 	perShard := int(math.Ceil(share + 4*math.Sqrt(share)))
 	for i := range m.shards {
 		sh := &m.shards[i]
 		sh.cap = perShard
 		sh.flights = make(map[string]*flight)
-		var err error
 		// One place more than is ever used: room is made before an insertion, never
 		// by the library during one.
 		if sh.lru, err = simplelru.NewLRU[string, entry](perShard+1, nil); err != nil {
@@ -163,9 +167,11 @@ func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, foun
 // It reports whether something in memory was marked. Reset is not handled here:
 // a fence that brings one ends the memory.
 func (m *memory) apply(e event.Event, fenced bool) bool {
-	switch e.Kind {
-	case event.Reset:
+	if e.Kind == event.Reset {
 		return false
+	}
+	m.sets.apply(&e)
+	switch e.Kind {
 	case event.OwnerChanged:
 		// Every fill first, then the owner: a fill that begins in between begins
 		// after the event, and may say what it likes; one that began before cannot

@@ -236,6 +236,33 @@ func (f *File) Fill(_ context.Context, keyID string, at Cursor, _ Membership, us
 	return nil
 }
 
+// FillOwner implements Source.
+func (f *File) FillOwner(ctx context.Context, ownerID string, limit int, at Cursor, _ Membership, row func(*Row) bool) (Filled, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.refresh(); err != nil {
+		return Filled{}, err
+	}
+	now := time.Now() //nolint:forbidigo // a file's clock is this machine's
+	later, known := f.after(at, fileEventsKept)
+	got := Filled{Member: true, Known: known, Clean: known, Timeline: "file", Time: now}
+	for _, e := range later {
+		if k := f.index.keys[e.KeyID]; e.OwnerID == ownerID || k != nil && k.OwnerID == ownerID {
+			got.Clean = false
+		}
+	}
+	for _, id := range f.index.order {
+		k := f.index.keys[id]
+		if k.OwnerID != ownerID || k.Revoked || k.PublicKey == nil || !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt) {
+			continue
+		}
+		if limit--; limit < 0 || !row(k.row()) {
+			break
+		}
+	}
+	return got, ctx.Err()
+}
+
 // Warm implements Source.
 func (f *File) Warm(ctx context.Context, limit int, head func(Head) error, row func(*Row) error) error {
 	f.mu.Lock()

@@ -63,6 +63,13 @@ func (c dbClock) judge(rec Record, owner ownerState, now clock.Instant) Code {
 	return Active
 }
 
+// within reports whether a key of this life, in microseconds since the epoch, may be
+// used at now.
+func (c dbClock) within(notBefore, expiresAt int64, now clock.Instant) bool {
+	us := int64(now) / 1000
+	return us+c.latest < expiresAt && us+c.earliest >= notBefore
+}
+
 // pulse tells waiting look-ups that a fence has ended, well or badly.
 type pulse struct {
 	mu   sync.Mutex

@@ -289,6 +289,48 @@ func (l *ledger) read(ctx context.Context, keyID string, at Cursor, by Membershi
 	return got, nil
 }
 
+func (l *ledger) FillOwner(ctx context.Context, ownerID string, limit int, at Cursor, by Membership, row func(*Row) bool) (Filled, error) {
+	if _, bounded := ctx.Deadline(); !bounded {
+		l.t.Error("a fill without a deadline")
+	}
+	l.gate(&l.beforeFill)("owner " + ownerID)
+	got, keys, err := l.readOwner(ctx, ownerID, at, by)
+	l.gate(&l.afterFill)("owner " + ownerID)
+	if err != nil {
+		return Filled{}, err
+	}
+	for i := range keys[:min(limit, len(keys))] {
+		if !row(keys[i].row()) {
+			break
+		}
+	}
+	return got, nil
+}
+
+func (l *ledger) readOwner(ctx context.Context, ownerID string, at Cursor, by Membership) (Filled, []Key, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fills++
+	if err := l.enter(ctx); err != nil {
+		return Filled{}, nil, err
+	}
+	var keys []Key
+	for _, k := range l.keys {
+		if k.OwnerID == ownerID && !k.Revoked && k.PublicKey != nil && (k.ExpiresAt.IsZero() || l.now().Before(k.ExpiresAt)) {
+			k.OwnerSuspended = l.owners[ownerID]
+			keys = append(keys, k)
+		}
+	}
+	rest, known := l.after(at)
+	clean := known
+	for _, e := range rest {
+		if e.OwnerID == ownerID || e.OwnerID == "" || l.keys[e.KeyID].OwnerID == ownerID {
+			clean = false
+		}
+	}
+	return Filled{Member: l.member(by), Known: known, Clean: clean, Timeline: l.timeline, Time: l.now()}, keys, nil
+}
+
 func (l *ledger) Warm(ctx context.Context, limit int, head func(Head) error, row func(*Row) error) error {
 	l.exclusive(true)
 	defer l.exclusive(false)

@@ -51,6 +51,8 @@ var (
 type metrics struct {
 	answers      [7][3]prometheus.Counter // by Code, Origin
 	notCached    prometheus.Counter
+	sets         map[string]prometheus.Counter // by result
+	setReads     map[fillOutcome]prometheus.Counter
 	reasons      map[Reason]prometheus.Counter
 	fills        map[fillOutcome]prometheus.Counter
 	fillDuration prometheus.Histogram
@@ -127,6 +129,8 @@ func newMetrics(to prometheus.Registerer, s *Store) (*metrics, error) {
 	m.notCached = r.counter("keysidecar_lookups_not_cached_total", "Look-ups with only-if-cached that memory could not answer.")
 	m.reasons = counters(r, "keysidecar_lookups_unavailable_total", "Look-ups answered \"cannot tell\", by reason.", "reason", allReasons)
 	m.fills = counters(r, "keysidecar_fills_total", "Reads of one key from the store, by what became of them.", "outcome", allFills)
+	m.sets = counters(r, "keysidecar_key_sets_total", "Key sets asked for, by what became of it.", "result", setResults)
+	m.setReads = counters(r, "keysidecar_key_set_reads_total", "Reads of an owner's keys from the store, by what became of them.", "outcome", allFills)
 	m.fillDuration = r.histogram("keysidecar_fill_duration_seconds", "Time one read of a key took.",
 		[]float64{50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5})
 	m.fences = counters(r, "keysidecar_fences_total", "Questions to the store for the head of the log, by outcome.", "outcome", allFences)
@@ -169,6 +173,8 @@ func (m *metrics) gauges(r *registry, s *Store) {
 		return max(s.opts.MaxStaleness, s.opts.StaleLimit).Seconds()
 	})
 	r.gauge("keysidecar_capture_intact", "1 if the last fence found every capture trigger in place.", func() float64 { return gauge(m.capture.Load()) })
+	r.gauge("keysidecar_key_sets_cached", "Key sets in memory, empty ones among them.", func() float64 { n, _ := s.mem.Load().sets.size(); return float64(n) })
+	r.gauge("keysidecar_key_sets_bytes", "Memory that key sets take.", func() float64 { _, n := s.mem.Load().sets.size(); return float64(n) })
 	r.gauge("keysidecar_fills_in_flight", "Reads of single keys under way.", func() float64 { return float64(len(s.fillSlots)) })
 }
 
@@ -202,6 +208,30 @@ func (m *metrics) unavailable(err error) {
 	case errors.Is(err, ErrNotCached):
 		m.notCached.Inc()
 	}
+}
+
+// What a request for a key set came to, beside the origins.
+const (
+	setUnavailable = "unavailable"
+	setNotCached   = "not_cached"
+	setTooLarge    = "too_large"
+)
+
+// setResults is read-only.
+var setResults = []string{FromCache.String(), FromDatabase.String(), FromStale.String(), setUnavailable, setNotCached, setTooLarge}
+
+func (m *metrics) keySet(set *KeySet, err error) {
+	result := set.Origin.String()
+	switch {
+	case err == nil:
+	case errors.Is(err, ErrSetTooLarge):
+		result = setTooLarge
+	case errors.Is(err, ErrNotCached):
+		result = setNotCached
+	default:
+		result = setUnavailable
+	}
+	m.sets[result].Inc()
 }
 
 func (m *metrics) warm(err error, took time.Duration, keys int) {

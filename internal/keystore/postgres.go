@@ -494,6 +494,64 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, by Members
 	return classify(rows.Err())
 }
 
+// FillOwner implements Source.
+func (p *Postgres) FillOwner(ctx context.Context, ownerID string, limit int, at Cursor, by Membership, row func(*Row) bool) (Filled, error) {
+	conn, err := p.pool.Acquire(ctx)
+	if err != nil {
+		return Filled{}, fmt.Errorf("connect for an owner's keys: %w", err)
+	}
+	defer conn.Release()
+	sql, err := p.fillStatements(ctx, conn.Conn())
+	if err != nil {
+		return Filled{}, err
+	}
+	question, right := sql.owned, any(by.Registration)
+	if by.Registration == uuid.Nil {
+		question, right = sql.unregisteredOwned, ceilMillis(by.Bound)
+	}
+	rows, err := conn.Query(ctx, question, p.rawMode(), pgx.QueryResultFormats{pgx.BinaryFormatCode}, ownerID, at.Seq, at.ID, right, limit)
+	if err != nil {
+		return Filled{}, classify(err)
+	}
+	defer rows.Close()
+	got, err := readOwned(rows, ownerID, row)
+	if errors.Is(err, ErrStandby) {
+		p.discard(conn)
+	}
+	return got, err
+}
+
+// readOwned reads the rows of ownedSQL.
+func readOwned(rows pgx.Rows, ownerID string, use func(*Row) bool) (got Filled, err error) {
+	var row Row
+	n, more := 0, true
+	for ; rows.Next(); n++ {
+		v := rows.RawValues()
+		if n == 0 {
+			if got, err = decodeFilled(v); err != nil {
+				return Filled{}, err
+			}
+		}
+		if v[6] == nil || !more { // an owner without keys; or the rest is not wanted
+			continue
+		}
+		if err := decodeKey(v[6:], &row); err != nil {
+			return Filled{}, err
+		}
+		if string(row.OwnerID) != ownerID {
+			return Filled{}, fmt.Errorf("%w: the relation takes another owner_id for the one asked for", ErrBadRow)
+		}
+		more = use(&row)
+	}
+	switch err := rows.Err(); {
+	case err != nil:
+		return Filled{}, classify(err)
+	case n == 0:
+		return Filled{}, errors.New("the statement for an owner's keys returned no row")
+	}
+	return got, nil
+}
+
 // rawMode is how statements are sent whose answers are taken as raw binary
 // values. In exec and simple_protocol mode those would come as text, so they use
 // cache_describe, which passes the same poolers.

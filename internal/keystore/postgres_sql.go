@@ -19,6 +19,8 @@ type statements struct {
 	fence, report, fill, head, warm string
 	// For a process that does not register: fence and fill, allowed by the setting.
 	unregisteredFence, unregisteredFill string
+	// What fill is to a key, for the keys of an owner.
+	owned, unregisteredOwned string
 	// lock keeps changes that are not MVCC-safe away from a warm.
 	lock string
 	// suspended lists the suspended owners; empty if each row says it itself.
@@ -81,6 +83,25 @@ SELECT pg_is_in_recovery(), ` + timelineSQL + `, statement_timestamp(), %[4]s,
        ` + keyColumns + `, %[2]s
 FROM (VALUES (1)) one(x) LEFT JOIN %[1]s k ON k.key_id = $1 %[3]s`
 
+// ownedSQL reads the keys of an owner ($1) that may make a set, and asks the questions
+// of fillSQL. The first columns are the same in each row; of an owner without such keys
+// there is one row with nothing else. An event that names no owner may be of any. The
+// order and the limit make any plan read the log from $2 on, and no more of it.
+const ownedSQL = `
+WITH owned (key_id, owner_id, algorithm, public_key, scopes, not_before, expires_at, revoked, attributes, suspended) AS MATERIALIZED (
+	SELECT ` + keyColumns + `, %[2]s FROM %[1]s k %[3]s
+	WHERE k.owner_id::text = $1 AND k.revoked_at IS NULL AND k.public_key IS NOT NULL
+		AND (k.expires_at IS NULL OR k.expires_at::timestamptz > statement_timestamp())
+	LIMIT $5),
+later AS MATERIALIZED (
+	SELECT e.owner_id, e.key_id FROM keysidecar.events e WHERE e.seq > $2 ORDER BY e.seq LIMIT 10000)
+SELECT (SELECT pg_is_in_recovery()), (SELECT ` + timelineSQL + `), statement_timestamp(), (SELECT %[4]s),
+       (SELECT EXISTS (SELECT 1 FROM keysidecar.events c WHERE c.seq = $2 AND c.event_id = $3)),
+       (SELECT NOT EXISTS (SELECT 1 FROM later l WHERE l.owner_id = $1 OR l.owner_id IS NULL
+           OR l.key_id IN (SELECT o.key_id COLLATE "C" FROM owned o)) AND (SELECT count(*) FROM later) < 10000),
+       o.*
+FROM (VALUES (1)) one(x) LEFT JOIN owned o ON true`
+
 const warmSQL = `SELECT ` + keyColumns + `, %[2]s FROM %[1]s k LIMIT $1`
 
 // suspendedSQL is asked in the warm's snapshot before the keys: few owners are
@@ -117,9 +138,11 @@ func writeStatements(relation string, lockable, ownOwner bool) *statements {
 		head:   fmt.Sprintf(headSQL, strings.ReplaceAll(relation, "'", "''")),
 		fill:   fmt.Sprintf(fillSQL, relation, owner, join, fmt.Sprintf(registeredSQL, "$4")),
 		warm:   fmt.Sprintf(warmSQL, relation, warmOwner),
+		owned:  fmt.Sprintf(ownedSQL, relation, owner, join, fmt.Sprintf(registeredSQL, "$4")),
 
 		unregisteredFence: fmt.Sprintf(fenceSQL, fmt.Sprintf(allowedSQL, "$4::bigint"), "0"),
 		unregisteredFill:  fmt.Sprintf(fillSQL, relation, owner, join, fmt.Sprintf(allowedSQL, "$4::bigint")),
+		unregisteredOwned: fmt.Sprintf(ownedSQL, relation, owner, join, fmt.Sprintf(allowedSQL, "$4::bigint")),
 
 		suspended: suspended,
 		lock:      lock,
@@ -181,16 +204,9 @@ var errShape = fmt.Errorf("%w: the answer has an unexpected shape", ErrSchema)
 // decodeFill reads the binary columns of fillSQL. The values are valid until the
 // next call on the rows.
 func decodeFill(v [][]byte) (Filled, error) {
-	if len(v) != 6+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 || len(v[4]) != 1 || len(v[5]) != 1 {
-		return Filled{}, errShape
-	}
-	if v[0][0] != 0 || v[1] == nil {
-		return Filled{}, ErrStandby
-	}
-	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Member: v[3][0] != 0, Known: v[4][0] != 0}
-	f.Clean = f.Known && v[5][0] != 0
-	if v[6] == nil {
-		return f, nil
+	f, err := decodeFilled(v)
+	if err != nil || v[6] == nil {
+		return f, err
 	}
 	f.Row = &Row{}
 	if err := decodeKey(v[6:], f.Row); err != nil {
@@ -199,6 +215,19 @@ func decodeFill(v [][]byte) (Filled, error) {
 	if err := f.Row.check(); err != nil {
 		return Filled{}, fmt.Errorf("%w: %w", ErrBadRow, err)
 	}
+	return f, nil
+}
+
+// decodeFilled reads the columns before the key's.
+func decodeFilled(v [][]byte) (Filled, error) {
+	if len(v) != 6+10 || len(v[0]) != 1 || len(v[2]) != 8 || len(v[3]) != 1 || len(v[4]) != 1 || len(v[5]) != 1 {
+		return Filled{}, errShape
+	}
+	if v[0][0] != 0 || v[1] == nil {
+		return Filled{}, ErrStandby
+	}
+	f := Filled{Timeline: string(v[1]), Time: time.UnixMicro(pgMicros(v[2])), Member: v[3][0] != 0, Known: v[4][0] != 0}
+	f.Clean = f.Known && v[5][0] != 0
 	return f, nil
 }
 

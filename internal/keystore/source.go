@@ -48,6 +48,15 @@ type Source interface {
 	// nil, with bytes that are valid only during that call.
 	Fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) error
 
+	// FillOwner reads the keys of one owner that have a public key and are neither
+	// revoked nor expired, in any order and at most limit of them, in one snapshot
+	// taken after the call began. Filled says what it says of one key; its Row is nil,
+	// and Clean means that the log has nothing later of the owner, of a key among those
+	// read, nor of everything. row is called before FillOwner returns, with bytes that
+	// are valid only during that call, until it returns false. What it was called with
+	// counts only if the error is nil.
+	FillOwner(ctx context.Context, ownerID string, limit int, at Cursor, by Membership, row func(*Row) bool) (Filled, error)
+
 	// Warm reads, in one snapshot taken after the call began, first the head of
 	// the log and then up to limit keys. It stops at the first error a callback
 	// returns, and returns that. The Row is valid only during the call.

@@ -125,6 +125,9 @@ type Store struct {
 	stop       context.CancelFunc
 	fills      sync.WaitGroup
 	fillSlots  chan struct{}
+	setSlots   chan struct{} // reads of key sets, also those that wait for their turn
+	setTurn    chan struct{}
+	setBudget  *rate.Limiter
 	lingerMu   sync.Mutex // after a shard's mu
 	lingering  []lingerer
 	missBudget *rate.Limiter
@@ -148,6 +151,9 @@ func New(o Options) (*Store, error) {
 		nudged:       make(chan struct{}, 1),
 		warmed:       make(chan struct{}),
 		fillSlots:    make(chan struct{}, o.MaxFills),
+		setSlots:     make(chan struct{}, setReads),
+		setTurn:      make(chan struct{}, 1),
+		setBudget:    rate.NewLimiter(rate.Limit(max(1, o.MissRate/4)), max(1, o.MissRate/4)),
 		missBudget:   rate.NewLimiter(rate.Limit(o.MissRate), o.MissRate),
 		markBudget:   rate.NewLimiter(rate.Limit(10*o.MissRate), 10*o.MissRate),
 	}
@@ -179,6 +185,9 @@ func (s *Store) Run(ctx context.Context) error {
 		s.audit.stop()
 		for range cap(s.fillSlots) { // so that no look-up begins another fill meanwhile
 			s.fillSlots <- struct{}{}
+		}
+		for range cap(s.setSlots) {
+			s.setSlots <- struct{}{}
 		}
 		s.fills.Wait()
 		s.sweep(0)

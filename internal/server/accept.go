@@ -11,6 +11,7 @@ const (
 	mediaJSON mediaType = iota
 	mediaJWK
 	mediaPEM
+	mediaJWKSet
 	mediaYAML
 )
 
@@ -21,6 +22,8 @@ func (m mediaType) String() string {
 		return "application/jwk+json"
 	case mediaPEM:
 		return "application/x-pem-file"
+	case mediaJWKSet:
+		return "application/jwk-set+json"
 	case mediaYAML:
 		return "application/yaml"
 	case mediaJSON:
@@ -114,8 +117,12 @@ func weight(params []byte) (q int16, ok bool) {
 	return 1000, true
 }
 
-// qvalue reads "0", "1", "0.5", "0.123", "1.000" (RFC 9110, 12.4.2).
+// qvalue reads "0", "1", "0.5", "0.123", "1.000" (RFC 9110, 12.4.2), and ".2", which
+// Java's URLConnection sends in each request.
 func qvalue(b []byte) (int16, bool) {
+	if len(b) > 1 && len(b) < 5 && b[0] == '.' {
+		b = append([]byte{'0'}, b...)
+	}
 	if len(b) == 0 || len(b) > 5 || b[0] != '0' && b[0] != '1' || len(b) > 1 && b[1] != '.' {
 		return 0, false
 	}

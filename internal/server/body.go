@@ -353,20 +353,9 @@ func distance(a, b string) int {
 // normalising. The result is a slice of segment, or of scratch if something had
 // to be decoded.
 func decodeKeyID(segment, scratch []byte) ([]byte, error) {
-	id := segment
-	if bytes.IndexByte(segment, '%') >= 0 {
-		id = scratch[:0]
-		for i := 0; i < len(segment); i++ {
-			c := segment[i]
-			if c == '%' {
-				if len(segment)-i < 3 || hexDigit(segment[i+1]) < 0 || hexDigit(segment[i+2]) < 0 {
-					return nil, errBadKeyID.with("a % in the path is not followed by two hexadecimal digits")
-				}
-				c = byte(hexDigit(segment[i+1])<<4 | hexDigit(segment[i+2])) //nolint:gosec // two hexadecimal digits
-				i += 2
-			}
-			id = append(id, c)
-		}
+	id, ok := decodeSegment(segment, scratch)
+	if !ok {
+		return nil, errBadKeyID.with("a % in the path is not followed by two hexadecimal digits")
 	}
 	if !utf8.Valid(id) {
 		return nil, errBadKeyID.with("the key_id in the path is not UTF-8")
@@ -375,4 +364,25 @@ func decodeKeyID(segment, scratch []byte) ([]byte, error) {
 		return nil, errBadKeyID.with(keyIDDetail(err))
 	}
 	return id, nil
+}
+
+// decodeSegment percent-decodes a path segment once. The result is a slice of segment,
+// or of scratch if something had to be decoded.
+func decodeSegment(segment, scratch []byte) (decoded []byte, ok bool) {
+	if bytes.IndexByte(segment, '%') < 0 {
+		return segment, true
+	}
+	decoded = scratch[:0]
+	for i := 0; i < len(segment); i++ {
+		c := segment[i]
+		if c == '%' {
+			if len(segment)-i < 3 || hexDigit(segment[i+1]) < 0 || hexDigit(segment[i+2]) < 0 {
+				return nil, false
+			}
+			c = byte(hexDigit(segment[i+1])<<4 | hexDigit(segment[i+2])) //nolint:gosec // two hexadecimal digits
+			i += 2
+		}
+		decoded = append(decoded, c)
+	}
+	return decoded, true
 }

@@ -25,6 +25,10 @@ type Keys interface {
 	Lookup(ctx context.Context, keyID string, b keystore.Bounds) (keystore.Answer, error)
 	// Read begins the look-ups of a batch; what it cannot recall is asked of Lookup.
 	Read(b keystore.Bounds) keystore.Reading
+	// KeySet returns an owner's keys that may be used now. It does not keep ownerID. The
+	// error is nil, keystore.ErrNotCached, keystore.ErrSetTooLarge or a
+	// *keystore.UnavailableError.
+	KeySet(ctx context.Context, ownerID string, b keystore.Bounds) (keystore.KeySet, error)
 	Status() keystore.Status
 	// Audit compares all of memory with the store. The error is
 	// keystore.ErrAuditRunning, or wraps keystore.ErrAuditUnavailable or ctx's.

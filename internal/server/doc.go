@@ -17,7 +17,7 @@
 //	quick.go             answers plain requests before the library hears of them
 //	exchange.go          one request and its answer, from dispatch to metrics
 //	routes.go            every route
-//	keys.go, verify.go, batch.go, status.go, openapi.go
+//	keys.go, verify.go, batch.go, jwks.go, status.go, openapi.go
 //	                     the handlers
 //	gateway.go, introspect.go
 //	                     the handlers for gateways and frameworks, which speak their own words
@@ -39,7 +39,8 @@
 //   - A verdict is valid only if the keystore said Active for the very key_id
 //     that was asked for. The zero verdict is unavailable.
 //   - "Cannot tell" is its own answer, 503, in every surface, and never cached:
-//     every answer is Cache-Control: no-store.
+//     every answer is Cache-Control: no-store, but for a JWK Set, which may be kept by
+//     whoever asks before each use whether it still holds (no-cache); see getJWKS.
 //   - A refusal holds no key material, and no answer holds internal text.
 //   - A presented secret is hashed as soon as it is read, and wiped; nothing is
 //     looked up, logged or answered by the secret itself.

@@ -28,6 +28,9 @@ type exchange struct {
 	// rest is what follows the route's prefix in the path, as it was sent.
 	rest []byte
 
+	// revalidate: the answer may be kept if each use of it asks first; see getJWKS.
+	revalidate bool
+
 	// The answer.
 	status      int
 	contentType string
@@ -64,6 +67,7 @@ func (d *Data) handle(req *fasthttp.RequestCtx) {
 	defer d.metrics.inFlight.Dec()
 	x := &c.x
 	x.req, x.ctx, x.listener, x.arrived, x.content = req, d.life, c.listener, req.Time(), req.Request.Body()
+	x.revalidate = false
 	id, err := d.dispatch(x)
 	d.finish(x, id, err)
 	if len(x.content) > keepBuffer {
@@ -241,6 +245,9 @@ func (d *Data) finish(x *exchange, id routeID, err error) {
 	res.SetStatusCode(x.status)
 	res.Header.SetContentType(x.contentType)
 	res.Header.SetCanonical(headerCacheControl, valueNoStore)
+	if x.revalidate {
+		res.Header.SetCanonical(headerCacheControl, valueNoCache)
+	}
 	switch x.status {
 	case http.StatusServiceUnavailable:
 		res.Header.SetCanonical(headerRetryAfter, valueOne)
@@ -261,5 +268,6 @@ var (
 	headerCacheControl = []byte(fasthttp.HeaderCacheControl)
 	headerRetryAfter   = []byte(fasthttp.HeaderRetryAfter)
 	valueNoStore       = []byte("no-store")
+	valueNoCache       = []byte("no-cache")
 	valueOne           = []byte("1")
 )

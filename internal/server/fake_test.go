@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -218,6 +220,46 @@ func (f *fakeKeys) Lookup(ctx context.Context, keyID string, b keystore.Bounds) 
 	return a, nil
 }
 
+// KeySet answers with the owner's keys, under the same failure modes as Lookup; remote
+// names the owners that are not in memory.
+func (f *fakeKeys) KeySet(ctx context.Context, ownerID string, b keystore.Bounds) (keystore.KeySet, error) {
+	if err := keystore.CheckOwnerID(ownerID); err != nil || ctx == nil {
+		f.tb.Errorf("KeySet was asked for what is no owner_id, or without a context: %v", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.panics != nil:
+		panic(f.panics)
+	case b.OnlyIfCached && (f.remote[ownerID] || b.NoCache || f.reason != ""):
+		return keystore.KeySet{}, keystore.ErrNotCached
+	case f.reason != "":
+		return keystore.KeySet{}, &keystore.UnavailableError{Reason: f.reason, Err: errors.New("internal text: password=hunter2")}
+	}
+	set := keystore.KeySet{AsOf: f.status.AsOf}
+	if f.remote[ownerID] || b.NoCache {
+		set.Origin = keystore.FromDatabase
+	}
+	if f.stale && !b.NoCache && !b.HasMaxAge {
+		set.Origin = keystore.FromStale
+	}
+	for _, id := range slices.Sorted(maps.Keys(f.keys)) {
+		k := f.keys[id]
+		if k.OwnerID != ownerID || k.Revoked || k.OwnerSuspended || k.PublicKey == nil || f.now.Before(k.NotBefore) || !k.ExpiresAt.IsZero() && !f.now.Before(k.ExpiresAt) {
+			continue
+		}
+		if jwk, ok := keystore.JWK(id, k.PublicKey); ok {
+			set.Keys = append(set.Keys, keystore.SetKey{ID: id, JWK: jwk})
+		} else {
+			set.LeftOut++
+		}
+	}
+	if len(set.Keys) > keystore.MaxSetKeys {
+		return keystore.KeySet{Origin: set.Origin}, keystore.ErrSetTooLarge
+	}
+	return set, nil
+}
+
 // Audit answers with the report, or fails as it was told; with hang it lasts until
 // its context ends.
 func (f *fakeKeys) Audit(ctx context.Context) (*keystore.AuditReport, error) {
@@ -256,6 +298,10 @@ func newFixedKeys(tb testing.TB) *fixedKeys {
 
 func (f *fixedKeys) Lookup(context.Context, string, keystore.Bounds) (keystore.Answer, error) {
 	return f.answer, nil
+}
+
+func (*fixedKeys) KeySet(context.Context, string, keystore.Bounds) (keystore.KeySet, error) {
+	return keystore.KeySet{}, nil
 }
 
 func (*fixedKeys) Audit(context.Context) (*keystore.AuditReport, error) {

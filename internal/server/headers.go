@@ -9,8 +9,9 @@ import (
 type headers struct {
 	host, contentType, contentEncoding []byte
 	authorization, secFetchSite        []byte
-	// accept and cacheControl are lists: several fields are one, joined by commas.
+	// accept, cacheControl and ifNoneMatch are lists: several fields are one, joined by commas.
 	accept, cacheControl []byte
+	ifNoneMatch          []byte
 	hasOrigin, hasAccept bool
 	hasSecFetchSite      bool
 	// close: the client asked that the connection ends after this request.
@@ -53,6 +54,10 @@ func (h *headers) read(raw []byte) {
 		case 'h':
 			if v, ok := valueOf(line, "host"); ok {
 				h.host = v
+			}
+		case 'i':
+			if v, ok := valueOf(line, "if-none-match"); ok {
+				h.ifNoneMatch = joinList(h.ifNoneMatch, v)
 			}
 		case 'o':
 			if _, ok := valueOf(line, "origin"); ok {

@@ -2,11 +2,8 @@ package server
 
 import (
 	"context"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
-
-	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
@@ -94,13 +91,6 @@ func publicKeyAs(b []byte, media mediaType, v *verdict) (out []byte, ok bool) {
 	if media == mediaPEM {
 		return append(b, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte(der)})...), true
 	}
-	key, err := x509.ParsePKIXPublicKey([]byte(der))
-	if err != nil {
-		return b, false
-	}
-	jwk, err := (&jose.JSONWebKey{Key: key, KeyID: v.keyID}).MarshalJSON()
-	if err != nil {
-		return b, false
-	}
-	return append(b, jwk...), true
+	jwk, ok := keystore.JWK(v.keyID, []byte(der))
+	return append(b, jwk...), ok
 }

@@ -38,6 +38,8 @@ func TestTheContractHasExactlyTheRoutes(t *testing.T) {
 	for _, r := range routes {
 		path := r.path
 		switch {
+		case r.suffix != "":
+			path += "{owner_id}" + r.suffix
 		case r.rest:
 			path += "{key_id}"
 		case r.id == routeAuthzPolicy:
@@ -107,6 +109,7 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 		{"POST", "/v1/verify", `{"key_id":"pk_live_1"}`},
 		{"POST", "/v1/verify/batch", `{"requests":[{"key_id":"pk_live_1"}]}`},
 		{"GET", "/v1/receipts/pk_revoked?wait=1ms", ""},
+		{"GET", "/v1/owners/m_1/jwks.json", ""},
 		{"POST", "/v1/introspect", "token=pk_live_1"},
 		{"POST", "/v1/audit", ""},
 		{"GET", "/v1/status", ""},
@@ -183,6 +186,7 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 	s.do("GET", "/v1/keys/pk_revoked", "")
 	s.do("POST", "/v1/verify", `{"key_id":"pk_revoked"}`)
 	provokeReceipts(s)
+	provokeKeySets(s)
 	for _, target := range []string{"/v1/authz", "/v1/authz-policy/refunds"} {
 		s.do("GET", target, "")
 		s.do("GET", target, "", header("X-Api-Key", "pk_revoked"))

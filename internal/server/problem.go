@@ -83,8 +83,13 @@ var (
 	errBody            = &problem{status: 400, code: "unexpected_body", detail: "the route takes no body"}
 	errBadHeader       = &problem{status: 400, code: "bad_header", detail: "a header field that may occur once was repeated"}
 	errBadKeyID        = &problem{status: 400, code: "bad_key_id", detail: "not a key_id"}
+	errBadOwnerID      = &problem{status: 400, code: "bad_owner_id", detail: "not an owner_id"}
 	errBadCacheControl = &problem{status: 400, code: "bad_cache_control", detail: "Cache-Control does not follow RFC 9111"}
 	errNotCached       = &problem{status: 504, code: "not_cached", detail: "memory has no answer within the bounds asked for, and only-if-cached forbids to ask further"}
+
+	// About key sets.
+	errSetTooLarge    = &problem{status: 409, code: "set_too_large", detail: "the owner has more than 1,000 keys that are neither revoked nor expired: too many for a set; ask for keys one by one"}
+	errSetUnavailable = &problem{status: 503, code: "unavailable", detail: "which keys of the owner may be used cannot be told now"}
 
 	// About receipts.
 	errBadWait            = &problem{status: 400, code: "bad_wait", detail: "wait must be a time with its unit, such as 3s or 500ms, and at most 30s"}

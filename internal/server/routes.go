@@ -12,6 +12,7 @@ var routes = [...]route{
 	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, quick: true, handle: (*Data).getKey},
 	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, quick: true, handle: (*Data).verify},
 	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, quick: true, handle: (*Data).verifyBatch},
+	{id: routeJWKS, path: "/v1/owners/", rest: true, suffix: "/jwks.json", method: http.MethodGet, handle: (*Data).getJWKS},
 	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
 	{id: routeAuthz, path: "/v1/authz", gateway: true, handle: (*Data).authz},
 	{id: routeAuthzPolicy, path: "/v1/authz-policy", gateway: true, handle: (*Data).authzPolicy},
@@ -34,6 +35,8 @@ type route struct {
 	path string
 	// rest: path is a prefix, and one segment follows it.
 	rest bool
+	// suffix is what follows that segment.
+	suffix string
 	// query: the route takes one, and reads it itself.
 	query bool
 	// gateway: the path may be followed by a slash and anything; any method, query,
@@ -62,6 +65,7 @@ const (
 	routeVerify
 	routeBatch
 	routeReceipt
+	routeJWKS
 	routeAuthz
 	routeAuthzPolicy
 	routeIntrospect
@@ -74,7 +78,7 @@ const (
 
 func (r routeID) String() string {
 	return [numRoutes]string{
-		"none", "key", "verify", "verify_batch", "receipt", "authz", "authz_policy", "introspect", "audit", "status", "openapi",
+		"none", "key", "verify", "verify_batch", "receipt", "jwks", "authz", "authz_policy", "introspect", "audit", "status", "openapi",
 	}[r]
 }
 
@@ -91,10 +95,11 @@ func routeOf(target []byte) (r *route, rest []byte, err error) {
 			return r, path[len(r.path):], nil
 		}
 		if r.rest {
-			if len(path) < len(r.path) || string(path[:len(r.path)]) != r.path || bytes.IndexByte(path[len(r.path):], '/') >= 0 {
+			between, ok := r.segment(path)
+			if !ok {
 				continue
 			}
-			rest = path[len(r.path):]
+			rest = between
 		} else if string(path) != r.path {
 			continue
 		}
@@ -104,6 +109,16 @@ func routeOf(target []byte) (r *route, rest []byte, err error) {
 		return r, rest, nil
 	}
 	return nil, nil, errNoRoute
+}
+
+// segment cuts r's prefix and suffix off path. ok is false if they are not there, or
+// more than one segment stands between them.
+func (r *route) segment(path []byte) (between []byte, ok bool) {
+	if len(path) < len(r.path)+len(r.suffix) || string(path[:len(r.path)]) != r.path || string(path[len(path)-len(r.suffix):]) != r.suffix {
+		return nil, false
+	}
+	between = path[len(r.path) : len(path)-len(r.suffix)]
+	return between, bytes.IndexByte(between, '/') < 0
 }
 
 // gatewayTarget reports whether a raw request target, or its beginning, is one of

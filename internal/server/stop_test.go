@@ -247,6 +247,10 @@ func (s stubborn) Lookup(context.Context, string, keystore.Bounds) (keystore.Ans
 
 func (stubborn) Read(keystore.Bounds) keystore.Reading { return keystore.Reading{} }
 
+func (stubborn) KeySet(context.Context, string, keystore.Bounds) (keystore.KeySet, error) {
+	return keystore.KeySet{}, &keystore.UnavailableError{Reason: keystore.ReasonStopping}
+}
+
 func (stubborn) Audit(context.Context) (*keystore.AuditReport, error) {
 	return nil, keystore.ErrAuditUnavailable
 }
