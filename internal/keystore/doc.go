@@ -56,6 +56,11 @@ change (refill.go), so that its next request finds it in memory. A warm that rep
 a memory whose history is over drops that memory first: there is one copy of the
 keys, and look-ups are reads of their own until the new one is adopted.
 
+The keys of one owner, as a set (KeySet), are a fill of several keys and keep the same
+rules; see setFlight. Memory has no index by owner, which would cost something for each
+key: a set is read when it is asked for, and a few are held (keySets). An event ends
+those that it can have made untrue.
+
 # Who may ask
 
 Receipts (package receipt) wait for every process that may still answer by an old

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,8 @@ type ownerKeys struct {
 	asked   clock.Instant
 	// keys are in the order of their ids. Those without a JWK are left out of answers.
 	keys []SetKey
+	// spki are their public keys until finish.
+	spki [][]byte
 	rows int
 	// unusable counts rows that cannot be used.
 	unusable int
@@ -78,11 +81,14 @@ func (o *ownerKeys) add(row *Row) bool {
 		o.unusable++
 		return true
 	}
-	k := SetKey{ID: string(row.ID), notBefore: row.NotBefore, expiresAt: row.ExpiresAt}
-	k.JWK, _ = JWK(k.ID, row.PublicKey)
-	o.keys = append(o.keys, k)
-	o.bytes += len(k.ID) + len(k.JWK) + setKeyBytes
-	if o.bytes > maxSetBytes {
+	o.keys = append(o.keys, SetKey{ID: string(row.ID), notBefore: row.NotBefore, expiresAt: row.ExpiresAt})
+	o.spki = append(o.spki, bytes.Clone(row.PublicKey))
+	return o.fits(len(row.ID) + len(row.PublicKey) + setKeyBytes)
+}
+
+// fits counts a key of this size, and reports whether there is room for it.
+func (o *ownerKeys) fits(size int) bool {
+	if o.bytes += size; o.bytes > maxSetBytes {
 		o.keys, o.tooLarge, o.bytes = nil, true, 0
 		return false
 	}
@@ -92,8 +98,18 @@ func (o *ownerKeys) add(row *Row) bool {
 // setKeyBytes is about what a key costs besides its id and its JWK.
 const setKeyBytes = 80
 
-// finish puts the keys in order. An id that comes twice cannot be told.
+// finish makes a set of what add took, once the connection is free for others: it writes
+// the JWKs and puts the keys in order. An id that comes twice cannot be told.
 func (o *ownerKeys) finish() {
+	o.bytes = 0
+	for i := range o.keys {
+		k := &o.keys[i]
+		k.JWK, _ = JWK(k.ID, o.spki[i])
+		if !o.fits(len(k.ID) + len(k.JWK) + setKeyBytes) {
+			break
+		}
+	}
+	o.spki = nil
 	slices.SortFunc(o.keys, func(a, b SetKey) int { return strings.Compare(a.ID, b.ID) })
 	kept := o.keys[:0]
 	for i := 0; i < len(o.keys); {

@@ -273,4 +273,59 @@ var mutants = []mutant{
 		"		r.Left = max(r.Left, a.Bound-elapsed)\n", "",
 		"TestReceiptCompletesBeforeTheBound|TestWaiterCountsTimeItDidNotSee", "",
 	},
+	{
+		"key sets: an overtaken read inserts", keystore + "keyset_fill.go",
+		"	case !registered:\n", "	case false:\n",
+		"TestRevokedKeyEntersByASetReadBefore", "",
+	},
+	{
+		"key sets: an event does not overtake the read under way", keystore + "keyset_cache.go",
+		"	delete(c.flights, e.OwnerID)\n", "",
+		"TestRevokedKeyEntersByASetReadBefore", "",
+	},
+	{
+		"key sets: a read that began before an event is joined", keystore + "keyset_fill.go",
+		" && len(f.touched) == 0", "",
+		"TestRevokedKeyEntersByASetReadBefore", "",
+	},
+	{
+		"key sets: a read is kept though its key was named", keystore + "keyset_fill.go",
+		"if f.keys.holds(keyID) {", "if f.keys.holds(keyID) && s == nil {",
+		"TestKeyOfAReadUnderWayIsRevokedUnderAnotherName", "",
+	},
+	{
+		"key sets: an event ends the owner's set only", keystore + "keyset_cache.go",
+		"if o.holds(e.KeyID) {", "if false {",
+		"TestSetInMemoryOutlivesAChange", "",
+	},
+	{
+		"key sets: one is kept without asking for the cursor", keystore + "keyset_fill.go",
+		"f.clean = got.Clean && got.Timeline == m.timeline", "f.clean = true",
+		"TestSetFromALostTailStays", "",
+	},
+	{
+		"key sets: the log is not asked for later events", keystore + "postgres_sql.go",
+		"FROM later l WHERE l.owner_id = $1", "FROM later l WHERE false AND l.owner_id = $1",
+		"TestSourcesReadOwnersDifferently", "",
+	},
+	{
+		"key sets: memory answers without a lease", keystore + "keyset.go",
+		"if l := m.lease.Load(); l.covers(now, since) {", "if l := m.lease.Load(); l != nil {",
+		"TestSetIsAnsweredAfterItsLease", "",
+	},
+	{
+		"key sets: a read is answered later than L after its question", keystore + "keyset_fill.go",
+		"if age >= s.term || (b.HasMaxAge", "if age < 0 || (b.HasMaxAge",
+		"TestSetReadAnswersLongAfterItsQuestion", "",
+	},
+	{
+		"key sets: a request stays in a memory that was replaced", keystore + "keyset.go",
+		"if s.mem.Load() != m && s.clock.Now().Before(deadline) {", "if false {",
+		"TestSetAcrossARewarmEntersTheNewMemory", "",
+	},
+	{
+		"key sets: one that is too large is cut", keystore + "keyset.go",
+		"		o.keys, o.tooLarge, o.bytes = nil, true, 0\n		return false\n	}\n	if row.check", "		return false\n	}\n	if row.check",
+		"TestLargeSetIsCut", "",
+	},
 }
