@@ -3,6 +3,7 @@ package keystore
 import (
 	"context"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -93,7 +94,7 @@ func (s *Store) flySet(m *memory, f *setFlight) {
 func (s *Store) readSet(ctx context.Context, m *memory, f *setFlight) error {
 	select {
 	case s.setTurn <- struct{}{}:
-		defer func() { <-s.setTurn }()
+		defer s.passTurn(s.clock.Now())
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -114,6 +115,13 @@ func (s *Store) readSet(ctx context.Context, m *memory, f *setFlight) error {
 		f.history, f.seq = historyName(got.Timeline, m.endings+1), 0
 	}
 	return nil
+}
+
+// passTurn lets the next read begin after as much time as this one took, so that fills
+// find a connection for half of the time at least, however long sets take to read.
+func (s *Store) passTurn(begun clock.Instant) {
+	took := min(s.clock.Now().Sub(begun), s.opts.FillTimeout)
+	time.AfterFunc(took, func() { <-s.setTurn })
 }
 
 // landSet is the one place where a set enters memory: check, insertion and

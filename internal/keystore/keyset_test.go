@@ -449,6 +449,21 @@ func TestSetsAreReadOneAtATime(t *testing.T) {
 	}
 }
 
+// Owners whose keys take long to read must not keep the connection from fills.
+func TestSetReadsTakeAllOfTheTime(t *testing.T) {
+	const each = 50 * time.Millisecond
+	l := ownersOf(t, 4)
+	b := build(t, l, slowFences).warm()
+	l.set(func() { l.beforeFill = func(string) { time.Sleep(each) } }) // what a slow statement does
+	begun := time.Now()
+	for i := range 4 {
+		b.expectSet(fmt.Sprintf("made up %d", i), "")
+	}
+	if took := time.Since(begun); took < 7*each {
+		t.Errorf("four reads after %v", took)
+	}
+}
+
 func TestLargeSetIsCut(t *testing.T) {
 	l := newLedger(t)
 	for i := range MaxSetKeys {
