@@ -324,6 +324,11 @@ var mutants = []mutant{
 		"TestSetAcrossARewarmEntersTheNewMemory", "",
 	},
 	{
+		"key sets: a void read is answered", keystore + "keyset_fill.go",
+		"	if !got.Member {\n", "	if !got.Member && s == nil {\n",
+		"TestSetIsReadWithoutTheRightToAsk", "",
+	},
+	{
 		"key sets: one that is too large is cut", keystore + "keyset.go",
 		"		o.keys, o.tooLarge, o.bytes = nil, true, 0\n		return false\n	}\n	if row.check", "		return false\n	}\n	if row.check",
 		"TestLargeSetIsCut", "",
