@@ -107,13 +107,14 @@ func answer(err error) error {
 }
 
 // entryRows are the lines in which a key is shown.
-func entryRows(e *admin.Entry, state string) [][]string {
+func entryRows(e *shownEntry) [][]string {
 	rows := [][]string{
 		{"key_id", e.KeyID},
-		{"state", state},
+		{"state", e.State},
 		{"owner_id", e.OwnerID},
 		{"algorithm", e.Algorithm},
 		{"public_key", orDash(e.PublicKey)},
+		{"thumbprint", orDash(e.Thumbprint)},
 		{"scopes", orDash(strings.Join(e.Scopes, " "))},
 		{"not_before", timeText(e.NotBefore)},
 		{"expires_at", timeText(e.ExpiresAt)},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keysidecar/keysidecar/internal/config"
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/publickey"
 )
 
 // newKey are the flags that describe a key to be made.
@@ -44,7 +45,7 @@ const maxInputBytes = 64 << 10
 func (n *newKey) addMaterial(flags *pflag.FlagSet) {
 	flags.StringVar(&n.keyID, "key-id", "", "identifier of the key (default: the kid of a JWK, else the RFC 7638 thumbprint)")
 	flags.StringVar(&n.algorithm, "algorithm", "", "name of the algorithm (default: by the public key; opaque without one)")
-	flags.StringVar(&n.publicKey, "public-key", "", "file with the public key (PEM, DER, JWK or certificate); - for standard input")
+	flags.StringVar(&n.publicKey, "public-key", "", "file with the public key (PEM, DER, JWK, OpenSSH or certificate); - for standard input")
 	flags.StringVar(&n.secret, "secret", "", "make a secret key: generates a secret and prints it once; --secret=- reads one from standard input")
 	flags.Lookup("secret").NoOptDefVal = secretGenerate
 	flags.StringVar(&n.prefix, "prefix", "ks_", "what a generated secret begins with")
@@ -125,16 +126,18 @@ func (n *newKey) readPublicKey(k *keystore.FileKey, stdin io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("--public-key: %w", err)
 	}
-	public, err := parsePublicKey(data)
+	public, err := publickey.ParseAny(data)
 	if err != nil {
 		return fmt.Errorf("--public-key: %s: %w", n.publicKey, err)
 	}
-	k.PublicKey = base64.StdEncoding.EncodeToString(public.der)
+	k.PublicKey = base64.StdEncoding.EncodeToString(public.SPKI)
 	if k.KeyID == "" {
-		k.KeyID = public.keyID
+		if k.KeyID = public.KeyID; k.KeyID == "" {
+			k.KeyID = public.Thumbprint()
+		}
 	}
 	if k.Algorithm == "" {
-		k.Algorithm = public.algorithm
+		k.Algorithm = public.Algorithm
 	}
 	return nil
 }
@@ -227,7 +230,7 @@ func (c *cli) printIssued(ctx context.Context, s keyStore, keyID, secret string)
 			shownEntry
 		}{secret, shown})
 	}
-	rows := entryRows(&e, shown.State)
+	rows := entryRows(&shown)
 	if secret != "" {
 		rows = append(rows, []string{"secret", secret})
 	}

@@ -10,19 +10,29 @@ import (
 
 	"github.com/keysidecar/keysidecar/internal/admin"
 	"github.com/keysidecar/keysidecar/internal/config"
+	"github.com/keysidecar/keysidecar/internal/publickey"
 )
 
 // shownEntry is an Entry as printed, with its state.
 type shownEntry struct {
 	State string `json:"state"`
+	// Thumbprint is the public key's, by RFC 7638; empty for an opaque key and one that
+	// is not fit for use.
+	Thumbprint string `json:"thumbprint,omitempty"`
 	*admin.Entry
 }
 
 func show(e *admin.Entry) shownEntry {
-	if k, err := e.Key(); err == nil && k.PublicKey != nil { // a key file may hold PEM
-		e.PublicKey = base64.StdEncoding.EncodeToString(k.PublicKey)
+	shown := shownEntry{State: e.State(time.Now()), Entry: e} //nolint:forbidigo // for people; sidecars judge by the database's clock
+	k, err := e.Key()
+	if err != nil || k.PublicKey == nil {
+		return shown
 	}
-	return shownEntry{State: e.State(time.Now()), Entry: e} //nolint:forbidigo // for people; sidecars judge by the database's clock
+	e.PublicKey = base64.StdEncoding.EncodeToString(k.PublicKey) // a key file may hold another form
+	if public, err := publickey.Parse(k.PublicKey); err == nil {
+		shown.Thumbprint = public.Thumbprint()
+	}
+	return shown
 }
 
 func jsonText(v any) string {
@@ -48,7 +58,7 @@ func (c *cli) keysShowCommand() *cobra.Command {
 				if c.json() {
 					return c.printJSON(shown)
 				}
-				return table(c.out, entryRows(&e, shown.State)...)
+				return table(c.out, entryRows(&shown)...)
 			})
 		},
 	}

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// rsa512 is a key that nobody should use.
+const rsa512 = "MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALKRURlCnWj2yr1jA2gpHfK/CmdfIM0/QagagvAgO31/5IXXbwsqDCLdIQCeVQa32pxsRg1lc1NLlg8xZLcoRuMCAwEAAQ=="
+
 const goodFile = `# head comment
 owners:
   - owner_id: m1 # the first
@@ -65,9 +68,11 @@ func TestKeyFileMistakesAreNotNamed(t *testing.T) {
 		"no algorithm":        {"keys:\n  - key_id: a\n    owner_id: m\n", "algorithm"},
 		"bad base64":          {"keys:\n  - key_id: a\n    owner_id: m\n    algorithm: x\n    public_key: '%%'\n", "base64"},
 		"not SPKI":            {"keys:\n  - key_id: a\n    owner_id: m\n    algorithm: x\n    public_key: AAAA\n", "SubjectPublicKeyInfo"},
+		"weak key":            {"keys:\n  - key_id: a\n    owner_id: m\n    algorithm: rsa\n    public_key: " + rsa512 + "\n", "at least 2048"},
+		"other algorithm":     {"keys:\n  - key_id: a\n    owner_id: m\n    algorithm: RS256\n    public_key: MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n", "one for ed25519"},
 		"bad time":            {"keys:\n  - key_id: a\n    owner_id: m\n    algorithm: x\n    expires_at: soon\n", "soon"},
 		"two documents":       {goodFile + "---\nkeys: []\n", "more than one"},
-		"a private JWK":       {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}]}`, "not a public key"},
+		"a private JWK":       {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}]}`, "PRIVATE key"},
 		"a JWK without a kid": {`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`, "key_id"},
 	} {
 		if _, err := ParseKeyFile([]byte(tc.content)); err == nil || !strings.Contains(err.Error(), tc.want) {

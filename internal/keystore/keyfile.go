@@ -2,21 +2,16 @@ package keystore
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/keysidecar/keysidecar/internal/publickey"
 )
 
 // KeyFile is what a key file holds, in YAML or JSON:
@@ -28,7 +23,7 @@ import (
 //	  - key_id: pk_live_1
 //	    owner_id: m_1
 //	    algorithm: ed25519
-//	    public_key: MCowBQYDK2VwAyEA...   # SPKI in base64, or a PEM block; absent for an opaque key
+//	    public_key: MCowBQYDK2VwAyEA...   # SPKI in base64, PEM, a JWK or an OpenSSH line; absent for an opaque key
 //	    scopes: [pay]
 //	    not_before: 2026-01-01T00:00:00Z
 //	    expires_at: 2027-01-01T00:00:00Z
@@ -133,11 +128,15 @@ func (kf *KeyFile) index() (*fileIndex, error) {
 // Key checks fk and converts it.
 func (fk *FileKey) Key() (*Key, error) {
 	k := &Key{ID: fk.KeyID, OwnerID: fk.OwnerID, Algorithm: fk.Algorithm, Scopes: fk.Scopes, Revoked: fk.RevokedAt != nil}
-	var err error
 	if fk.PublicKey != "" {
-		if k.PublicKey, err = decodePublicKey(fk.PublicKey); err != nil {
+		public, err := publickey.ParseAny([]byte(fk.PublicKey))
+		if err != nil {
 			return nil, fmt.Errorf("key %q: public_key: %w", fk.KeyID, err)
 		}
+		if err := publickey.CheckAlgorithm(public.Kind, fk.Algorithm); err != nil {
+			return nil, fmt.Errorf("key %q: %w", fk.KeyID, err)
+		}
+		k.PublicKey = public.SPKI
 	}
 	if fk.NotBefore != nil {
 		k.NotBefore = *fk.NotBefore
@@ -155,80 +154,29 @@ func (fk *FileKey) Key() (*Key, error) {
 	return k, k.Check()
 }
 
-func decodePublicKey(text string) ([]byte, error) {
-	der, err := base64.StdEncoding.DecodeString(strings.Map(dropSpace, text))
-	if block, _ := pem.Decode([]byte(text)); block != nil {
-		der, err = block.Bytes, nil
-	}
-	if err != nil {
-		return nil, errors.New("neither base64 nor PEM")
-	}
-	if _, err := PublicKeyAlgorithm(der); err != nil {
-		return nil, err
-	}
-	return der, nil
-}
-
-func dropSpace(r rune) rune {
-	if strings.ContainsRune(" \t\r\n", r) {
-		return -1
-	}
-	return r
-}
-
-// PublicKeyAlgorithm names the algorithm of a SubjectPublicKeyInfo: ed25519,
-// ecdsa-p256, ecdsa-p384, ecdsa-p521 or rsa.
-func PublicKeyAlgorithm(der []byte) (string, error) {
-	pub, err := x509.ParsePKIXPublicKey(der)
-	if err != nil {
-		return "", fmt.Errorf("not a SubjectPublicKeyInfo in DER: %w", err)
-	}
-	switch k := pub.(type) {
-	case ed25519.PublicKey:
-		return "ed25519", nil
-	case *ecdsa.PublicKey:
-		return "ecdsa-" + strings.ToLower(strings.ReplaceAll(k.Curve.Params().Name, "-", "")), nil
-	case *rsa.PublicKey:
-		return "rsa", nil
-	}
-	return "", fmt.Errorf("a public key of type %T is not supported", pub)
-}
-
 // parseJWKS returns nil, nil for what is no JWK Set at all.
 func parseJWKS(data []byte) (*KeyFile, error) {
-	var probe struct {
-		Keys []struct {
-			Kty     string `json:"kty"`
-			OwnerID string `json:"owner_id"`
-		} `json:"keys"`
+	if !publickey.IsJWKS(data) {
+		return nil, nil //nolint:nilnil // "not one" is neither a set nor an error
 	}
-	if err := json.Unmarshal(data, &probe); err != nil || len(probe.Keys) == 0 || probe.Keys[0].Kty == "" {
-		return nil, nil //nolint:nilnil,nilerr // "not one" is neither a set nor an error
-	}
-	var set jose.JSONWebKeySet
-	if err := json.Unmarshal(data, &set); err != nil || len(set.Keys) != len(probe.Keys) {
-		return nil, fmt.Errorf("the JWK Set cannot be read (%d of %d keys understood): %w", len(set.Keys), len(probe.Keys), err)
+	set, err := publickey.ParseJWKS(data)
+	if err != nil {
+		return nil, err
 	}
 	kf := &KeyFile{}
-	for i, jwk := range set.Keys {
-		if !jwk.IsPublic() {
-			return nil, fmt.Errorf("keys[%d] of the JWK Set is not a public key; private keys do not belong here", i)
+	for i, k := range set {
+		if k.Err != nil {
+			return nil, fmt.Errorf("keys[%d] of the JWK Set: %w", i, k.Err)
 		}
-		der, err := x509.MarshalPKIXPublicKey(jwk.Key)
-		if err != nil {
-			return nil, fmt.Errorf("keys[%d] of the JWK Set: %w", i, err)
-		}
-		alg, err := PublicKeyAlgorithm(der)
-		if err != nil {
-			return nil, fmt.Errorf("keys[%d] of the JWK Set: %w", i, err)
-		}
-		owner := probe.Keys[i].OwnerID
+		owner := k.OwnerID
 		if owner == "" {
 			owner = "default"
 		}
-		kf.Keys = append(kf.Keys, FileKey{KeyID: jwk.KeyID, OwnerID: owner, Algorithm: alg, PublicKey: base64.StdEncoding.EncodeToString(der)})
+		kf.Keys = append(kf.Keys, FileKey{
+			KeyID: k.KeyID, OwnerID: owner, Algorithm: k.Key.Algorithm, PublicKey: base64.StdEncoding.EncodeToString(k.Key.SPKI),
+		})
 	}
-	_, err := kf.index()
+	_, err = kf.index()
 	return kf, err
 }
 
