@@ -133,6 +133,9 @@ func (d *Data) readQuestions(x *exchange, b *batch) error {
 		if err := r.question(&x.question); err != nil {
 			return placed(err, b.n)
 		}
+		if x.question.signed.has != 0 {
+			return placed(errSignatureInBatch, b.n)
+		}
 		if err := d.askEarly(x, b); err != nil {
 			return err
 		}

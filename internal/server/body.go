@@ -19,11 +19,12 @@ type question struct {
 	ownerID    []byte
 	scopes     [][]byte
 	attributes []attribute
+	signed     signed
 }
 
 // The members of each object. Read-only.
 var (
-	questionMembers = []string{"key_id", "key", "owner_id", "scopes", "attributes"}
+	questionMembers = []string{"key_id", "key", "owner_id", "scopes", "attributes", "signature", "algorithm", "message", "digest", "jws"}
 	batchMembers    = []string{"requests", "partial"}
 )
 
@@ -105,6 +106,7 @@ func (*bodyReader) member(known []string, name []byte) int {
 // question reads one question object into q.
 func (r *bodyReader) question(q *question) error {
 	q.keyID, q.ownerID, q.scopes, q.attributes = nil, nil, q.scopes[:0], q.attributes[:0]
+	q.signed = signed{}
 	var byID, bySecret bool
 	err := r.object(questionMembers, func(i int) (err error) {
 		at := questionMembers[i]
@@ -123,6 +125,8 @@ func (r *bodyReader) question(q *question) error {
 			err = r.scopes(at, q)
 		case "attributes":
 			err = r.attributes(at, q)
+		default:
+			err = q.signed.member(r, at)
 		}
 		return err
 	})
@@ -134,7 +138,7 @@ func (r *bodyReader) question(q *question) error {
 	case !byID && !bySecret:
 		return errMissingMember.at("key_id", "either key_id or key is needed")
 	}
-	return nil
+	return q.signed.check(bySecret)
 }
 
 // keyID reads a key_id.

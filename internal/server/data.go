@@ -104,6 +104,8 @@ type Data struct {
 
 	waits chan struct{} // a slot for each request that waits for a receipt
 
+	verifiers verifiers
+
 	batches, large sync.Pool // of *batch and *largeBuffer
 }
 
@@ -133,7 +135,7 @@ func NewData(opts DataOptions) (*Data, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: register metrics: %w", err)
 	}
-	d := &Data{opts: opts, keys: opts.Keys, logger: opts.Logger, metrics: m, waits: make(chan struct{}, maxWaits)}
+	d := &Data{opts: opts, keys: opts.Keys, logger: opts.Logger, metrics: m, waits: make(chan struct{}, maxWaits), verifiers: newVerifiers()}
 	d.life, d.endLife = context.WithCancel(context.Background())
 	d.tickEvery = min(max(min(opts.ReadTimeout, opts.WriteTimeout)/8, 10*time.Millisecond), time.Second)
 	d.tick.Store(1) // 0 means never

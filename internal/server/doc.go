@@ -19,6 +19,7 @@
 //	routes.go            every route
 //	keys.go, verify.go, batch.go, jwks.go, status.go, openapi.go
 //	                     the handlers
+//	signed.go            the question whether the key signed something, and how many of them at a time
 //	gateway.go, introspect.go
 //	                     the handlers for gateways and frameworks, which speak their own words
 //	body.go, json.go, cachecontrol.go, accept.go, headers.go, attributes.go

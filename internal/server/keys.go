@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/publickey"
 )
 
 // getKey answers GET /v1/keys/{key_id}.
@@ -75,11 +76,19 @@ func (d *Data) keyAs(x *exchange, media mediaType, v *verdict) error {
 		return errNotAcceptable.with("this key has no form that is acceptable to the request")
 	}
 	x.req.Response.Header.Set(headerKeyID, v.keyID)
+	der, _ := v.answer.Record.PublicKey()
+	if key, err := publickey.Parse([]byte(der)); err == nil {
+		x.req.Response.Header.Set(headerThumbprint, key.Thumbprint())
+	}
 	return x.answer(v.code.keyStatus(), media.String(), out)
 }
 
-// headerKeyID names the key in answers whose body cannot (PEM).
-const headerKeyID = "Keysidecar-Key-Id"
+// headerKeyID names the key in answers whose body cannot (PEM), headerThumbprint its
+// public key by RFC 7638, if it is one that signatures are verified with.
+const (
+	headerKeyID      = "Keysidecar-Key-Id"
+	headerThumbprint = "Keysidecar-Thumbprint"
+)
 
 // publicKeyAs appends the public key as JWK (RFC 7517) or PEM (RFC 7468). ok is
 // false for an opaque key, and one of a kind that has no such form.

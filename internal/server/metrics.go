@@ -27,6 +27,9 @@ type metrics struct {
 
 	receipts    [numReceiptOutcomes]prometheus.Counter
 	receiptTime prometheus.Histogram
+
+	signatures    [2][numSignatureResults]prometheus.Counter // by whether it is a JWS
+	signatureTime prometheus.Histogram
 }
 
 // maxStatus is above every status the server answers.
@@ -76,6 +79,32 @@ const (
 
 func (o receiptOutcome) String() string {
 	return [numReceiptOutcomes]string{"complete", "incomplete", "failed"}[o]
+}
+
+// signatureResult is what the verification of a signature came to.
+type signatureResult uint8
+
+const (
+	signatureValid signatureResult = iota
+	signatureInvalidResult
+	// signatureMismatch: the key is none that this algorithm, or any, is verified with.
+	signatureMismatch
+	// signatureShed: too many were under way.
+	signatureShed
+	numSignatureResults
+)
+
+func (r signatureResult) String() string {
+	return [numSignatureResults]string{"valid", "invalid", "mismatch", "shed"}[r]
+}
+
+// signature counts one.
+func (m *metrics) signature(s *signed, r signatureResult) {
+	form := 0
+	if s.has&hasJWS != 0 {
+		form = 1
+	}
+	m.signatures[form][r].Inc()
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -135,8 +164,20 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		NativeHistogramMaxBucketNumber:  100,
 		NativeHistogramMinResetDuration: time.Hour,
 	})
+	signatures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keysidecar_signatures_total",
+		Help: "Signatures verified, by form (signature or jws) and result; shed ones were too many at a time and answered 503.",
+	}, []string{"form", "result"})
+	m.signatureTime = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:                            "keysidecar_signature_seconds",
+		Help:                            "Time that computing one signature took, without the wait for its turn.",
+		Buckets:                         []float64{25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3},
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	})
 	for _, c := range []prometheus.Collector{
-		receipts, m.receiptTime, m.requests, m.badRequests, m.inFlight, m.panics, durations, verdicts, connections, refused, aborted,
+		signatures, m.signatureTime, receipts, m.receiptTime, m.requests, m.badRequests, m.inFlight, m.panics, durations, verdicts, connections, refused, aborted,
 	} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
@@ -156,6 +197,10 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	for o := range m.receipts {
 		m.receipts[o] = receipts.WithLabelValues(receiptOutcome(o).String())
+	}
+	for r := range numSignatureResults {
+		m.signatures[0][r] = signatures.WithLabelValues("signature", r.String())
+		m.signatures[1][r] = signatures.WithLabelValues("jws", r.String())
 	}
 	for a := range m.aborted {
 		m.aborted[a] = aborted.WithLabelValues(abort(a).String())

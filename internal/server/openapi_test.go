@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"github.com/getkin/kin-openapi/routers"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/publickey"
 )
 
 func TestTheContractIsValid(t *testing.T) {
@@ -107,6 +109,8 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 	for _, op := range []struct{ method, target, body string }{
 		{"GET", "/v1/keys/pk_live_1", ""},
 		{"POST", "/v1/verify", `{"key_id":"pk_live_1"}`},
+		{"POST", "/v1/verify", signedBody(t, "x", `"key_id":"pk_live_1"`)},
+		{"POST", "/v1/verify", `{"key_id":"pk_live_1","jws":"` + liveJWS(t, `{"alg":"EdDSA"}`, "x") + `"}`},
 		{"POST", "/v1/verify/batch", `{"requests":[{"key_id":"pk_live_1"}]}`},
 		{"GET", "/v1/receipts/pk_revoked?wait=1ms", ""},
 		{"GET", "/v1/owners/m_1/jwks.json", ""},
@@ -185,6 +189,18 @@ func TestEveryDocumentedAnswerIsGiven(t *testing.T) {
 	s.do("GET", "/v1/keys/pk_none", "")
 	s.do("GET", "/v1/keys/pk_revoked", "")
 	s.do("POST", "/v1/verify", `{"key_id":"pk_revoked"}`)
+	for _, tt := range []struct {
+		body   string
+		status int
+	}{
+		{strings.Replace(signedBody(t, "x", `"key_id":"pk_live_1"`), "eA==", "eQ==", 1), 403},
+		{`{"key_id":"opaque~+=:-._1","jws":"a.b.c"}`, 403},
+		{`{"key_id":"pk_live_1","jws":"a.b.c","digest":"AAAA"}`, 400},
+	} {
+		if a := s.do("POST", "/v1/verify", tt.body); a.status != tt.status {
+			t.Errorf("%s: %d %s", tt.body, a.status, a.body)
+		}
+	}
 	provokeReceipts(s)
 	provokeKeySets(s)
 	for _, target := range []string{"/v1/authz", "/v1/authz-policy/refunds"} {
@@ -217,6 +233,50 @@ func (s *service) exchangeFor(c io.ReadWriter, sent, method, target string) *ans
 	}
 	s.check(method, target, a)
 	return a
+}
+
+// The document says of a question what the server says of it: the same ones are taken.
+func TestTheContractTakesWhatTheServerTakes(t *testing.T) {
+	t.Parallel()
+	schema := contract.doc.Components.Schemas["SignedQuestion"].Value
+	names := contract.doc.Components.Schemas["Algorithm"].Value.Enum
+	if len(names) != len(publickey.Algorithms) {
+		t.Errorf("%d algorithms are documented, %d are there", len(names), len(publickey.Algorithms))
+	}
+	taken := func(body string) bool {
+		var r bodyReader
+		var q question
+		r.reset([]byte(body), nil)
+		return r.verify(&q) == nil
+	}
+	bodies := []string{
+		`{"key_id":"k"}`, `{"key":"k"}`, signedBody(t, "x", `"key_id":"k"`), `{"key_id":"k","jws":"a.b.c"}`, `{"key_id":"k","jws":"a..c","message":"AAAA"}`,
+		`{"key_id":"k","algorithm":"rsa-pss-sha256","signature":"AAAA","digest":"` + strings.Repeat("A", 43) + `="}`,
+		signedBody(t, "x"), signedBody(t, "x", `"key":"k"`), `{"key":"k","jws":"a.b.c"}`,
+	}
+	for _, a := range publickey.Algorithms {
+		bodies = append(bodies, `{"key_id":"k","algorithm":"`+a.Name+`","signature":"AAAA","message":"AAAA"}`)
+	}
+	for _, b := range badSignedBodies {
+		bodies = append(bodies, `{"key_id":"k",`+b.members+`}`)
+	}
+	agreed := 0
+	for _, body := range bodies {
+		var value any
+		if err := json.Unmarshal([]byte(body), &value); err != nil {
+			continue
+		}
+		err := schema.VisitJSON(value, openapi3.EnableJSONSchema2020())
+		switch {
+		case err != nil && taken(body):
+			t.Errorf("%.200s: taken, and not documented: %v", body, err)
+		case (err == nil) == taken(body):
+			agreed++
+		}
+	}
+	if agreed < len(bodies)*2/3 { // lengths, and what is inside of base64, are not in the document
+		t.Errorf("%d of %d", agreed, len(bodies))
+	}
 }
 
 // Every code of a verdict and a problem stands in the contract's text.

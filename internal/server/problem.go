@@ -100,13 +100,14 @@ var (
 	errReceiptUnavailable = &problem{status: 503, code: "unavailable", detail: "the database did not answer, so that the receipt's state cannot be told now"}
 
 	// About the body.
-	errMalformedForm   = &problem{status: 400, code: "malformed_form", detail: "the body is not application/x-www-form-urlencoded"}
-	errMalformedJSON   = &problem{status: 400, code: "malformed_json", detail: "the body is not one JSON object"}
-	errUnknownMember   = &problem{status: 400, code: "unknown_member", detail: "unknown member"}
-	errDuplicateMember = &problem{status: 400, code: "duplicate_member", detail: "the member occurs twice"}
-	errMissingMember   = &problem{status: 400, code: "missing_member", detail: "a member is missing"}
-	errBadMember       = &problem{status: 400, code: "bad_member", detail: "the member's value is not of the kind it must be"}
-	errBatchTooLarge   = &problem{status: 413, code: "batch_too_large", detail: "at most 1,000 requests make a batch"}
+	errMalformedForm    = &problem{status: 400, code: "malformed_form", detail: "the body is not application/x-www-form-urlencoded"}
+	errMalformedJSON    = &problem{status: 400, code: "malformed_json", detail: "the body is not one JSON object"}
+	errUnknownMember    = &problem{status: 400, code: "unknown_member", detail: "unknown member"}
+	errDuplicateMember  = &problem{status: 400, code: "duplicate_member", detail: "the member occurs twice"}
+	errMissingMember    = &problem{status: 400, code: "missing_member", detail: "a member is missing"}
+	errBadMember        = &problem{status: 400, code: "bad_member", detail: "the member's value is not of the kind it must be"}
+	errSignatureInBatch = &problem{status: 400, code: "bad_member", member: "signature", detail: "a batch verifies no signatures: each is a question of its own to POST /v1/verify"}
+	errBatchTooLarge    = &problem{status: 413, code: "batch_too_large", detail: "at most 1,000 requests make a batch"}
 )
 
 // problemOf maps an error to the answer it gets: the one switch from errors to
@@ -151,7 +152,7 @@ func (c code) keyStatus() int {
 		return http.StatusForbidden
 	case unknownKey:
 		return http.StatusNotFound
-	case unavailable, ownerMismatch, scopeMissing, attributeMismatch:
+	case unavailable, ownerMismatch, scopeMissing, attributeMismatch, signatureInvalid, algorithmMismatch:
 	}
 	return http.StatusServiceUnavailable
 }
@@ -163,7 +164,7 @@ func (c code) verifyStatus() int {
 		return http.StatusOK
 	case unavailable:
 		return http.StatusServiceUnavailable
-	case unknownKey, revoked, expired, notYetValid, ownerSuspended, ownerMismatch, scopeMissing, attributeMismatch:
+	case unknownKey, revoked, expired, notYetValid, ownerSuspended, ownerMismatch, scopeMissing, attributeMismatch, signatureInvalid, algorithmMismatch:
 	}
 	return http.StatusForbidden
 }

@@ -118,6 +118,8 @@ var quickCases = map[string]struct {
 	"any form":                  {getOf("/v1/keys/pk_live_1", "Accept: */*"), true},
 	"json":                      {getOf("/v1/keys/pk_live_1", "Accept: application/json"), true},
 	"verify":                    {postVerify, true},
+	"verify an odd signature":   {postOf("/v1/verify", `{"key_id":"pk_live_1","algorithm":"ed25519","message":"AA==","signature":"AA=="}`), true},
+	"verify half a signature":   {postOf("/v1/verify", `{"key_id":"pk_live_1","algorithm":"ed25519"}`), true},
 	"verify another's":          {postOf("/v1/verify", `{"key_id":"pk_live_1","owner_id":"m_2"}`), true},
 	"verify, unknown member":    {postOf("/v1/verify", `{"key_id":"pk_live_1","ownerId":"m_1"}`), true},
 	"verify, no JSON":           {postOf("/v1/verify", `{"key_id"`), true},

@@ -27,8 +27,10 @@ const (
 	ownerMismatch
 	scopeMissing
 	attributeMismatch
+	signatureInvalid
+	algorithmMismatch
 
-	numCodes = int(attributeMismatch) + 1
+	numCodes = int(algorithmMismatch) + 1
 )
 
 // codeOf translates a keystore's code.
@@ -72,6 +74,10 @@ func (c code) String() string {
 		return "scope_missing"
 	case attributeMismatch:
 		return "attribute_mismatch"
+	case signatureInvalid:
+		return "signature_invalid"
+	case algorithmMismatch:
+		return "algorithm_mismatch"
 	case unavailable:
 	}
 	return keystore.Unavailable.String()
@@ -84,6 +90,8 @@ type verdict struct {
 	// answer is what the keystore found; its Record is used only if code is
 	// active, so that a negative verdict cannot carry key material.
 	answer keystore.Answer
+	// thumbprint names the public key (RFC 7638) that a signature was verified with.
+	thumbprint string
 }
 
 // appendVerdict appends v as JSON. It allocates only to grow b.
@@ -100,6 +108,11 @@ func appendVerdict(b []byte, v *verdict) []byte {
 	b = append(b, '"')
 	if valid {
 		b = appendKey(b, v.answer.Record)
+		if v.thumbprint != "" {
+			b = append(b, `,"thumbprint":"`...)
+			b = append(b, v.thumbprint...)
+			b = append(b, '"')
+		}
 	}
 	b = append(b, `,"as_of":`...)
 	b = appendAsOf(b, &v.answer.AsOf)

@@ -7,7 +7,7 @@ import (
 )
 
 // verify answers POST /v1/verify: may this key be used, by this owner, for these
-// scopes, with these attributes?
+// scopes, with these attributes, and did it sign this?
 func (d *Data) verify(x *exchange) error {
 	if _, ok := x.headers.negotiate(setOf(mediaJSON)); !ok {
 		return errNotAcceptable
@@ -17,6 +17,9 @@ func (d *Data) verify(x *exchange) error {
 		return err
 	}
 	v, err := d.ask(x.ctx, &x.question, x.bounds)
+	if err == nil && v.code == active && x.question.signed.has != 0 {
+		v, err = d.askSigned(x, v)
+	}
 	if err != nil {
 		return err
 	}

@@ -173,7 +173,7 @@ var badBodies = []struct {
 	{`{"key-id":"pk_live_1"}`, "unknown_member", "key-id", "key_id"},
 	{`{"id":"pk_live_1"}`, "unknown_member", "id", "key_id"},
 	{`{"key_id":"pk_live_1","":1}`, "unknown_member", `""`, "key"},
-	{`{"key_id":"pk_live_1","signature":"x"}`, "unknown_member", "signature", "owner_id"},
+	{`{"key_id":"pk_live_1","signatures":"x"}`, "unknown_member", "signatures", "signature"},
 	{`{"key_id":"pk_live_1","` + strings.Repeat("x", 1000) + `":1}`, "unknown_member", strings.Repeat("x", 64) + "...", "key_id"},
 
 	{`{"key_id":"pk_live_1","key_id":"pk_live_1"}`, "duplicate_member", "key_id", ""},
