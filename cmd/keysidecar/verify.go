@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -20,6 +21,38 @@ type question struct {
 	OwnerID    string         `json:"owner_id,omitempty"`
 	Scopes     []string       `json:"scopes,omitempty"`
 	Attributes map[string]any `json:"attributes,omitempty"`
+	Algorithm  string         `json:"algorithm,omitempty"`
+	Signature  []byte         `json:"signature,omitempty"` // encoding/json writes base64
+	Message    []byte         `json:"message,omitempty"`
+	JWS        string         `json:"jws,omitempty"`
+}
+
+// signedFiles are the flags that name what was signed, and the signature.
+type signedFiles struct{ signature, message, jws string }
+
+// read fills the question with what is in the files.
+func (f *signedFiles) read(q *question, stdin io.Reader) error {
+	for _, part := range []struct {
+		flag, name string
+		take       func([]byte)
+	}{
+		{"--signature", f.signature, func(b []byte) { q.Signature = b }},
+		{"--message", f.message, func(b []byte) { q.Message = b }},
+		{"--jws", f.jws, func(b []byte) { q.JWS = strings.TrimSpace(string(b)) }},
+	} {
+		if part.name == "" {
+			continue
+		}
+		data, err := readInput(part.name, stdin)
+		if err != nil {
+			return fmt.Errorf("%s: %w", part.flag, err)
+		}
+		if len(data) == 0 {
+			return fmt.Errorf("%s: %s is empty", part.flag, part.name)
+		}
+		part.take(data)
+	}
+	return nil
 }
 
 // verdict is the part of the answer that is shown.
@@ -42,16 +75,24 @@ func (c *cli) verifyCommand() *cobra.Command {
 		timeout    time.Duration
 		noCache    bool
 		maxAge     time.Duration
+		files      signedFiles
 	)
 	cmd := &cobra.Command{
 		Use:   "verify KEY_ID | --key=-",
 		Short: "Ask the running sidecar whether a key may be used",
 		Long: `Asks the sidecar on this machine whether a key may be used. Exit code 0: valid,
-1: not valid, 2: cannot tell. A secret key is read from standard input (--key=-).`,
+1: not valid, 2: cannot tell. A secret key is read from standard input (--key=-).
+
+With --signature, --algorithm and --message, or with --jws, it is valid only if the
+key made that signature, too. Signature and message are files as they are, without
+any encoding; - is standard input.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.fillQuestion(&q, args, key, attributes); err != nil {
 				return &usageError{err, cmd.CommandPath()}
+			}
+			if err := files.read(&q, c.in); err != nil {
+				return err
 			}
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {
@@ -76,6 +117,10 @@ func (c *cli) verifyCommand() *cobra.Command {
 	flags.StringVar(&q.OwnerID, "owner", "", "the owner that the key must have")
 	flags.StringSliceVar(&q.Scopes, "scopes", nil, "scopes that the key must have, by comma or repeated")
 	flags.StringArrayVar(&attributes, "attribute", nil, "attribute that the key must have, as name=value; may be repeated")
+	flags.StringVar(&q.Algorithm, "algorithm", "", "how the signature was made, as ed25519 or rsa-pss-sha256")
+	flags.StringVar(&files.signature, "signature", "", "file with a signature that the key must have made")
+	flags.StringVar(&files.message, "message", "", "file with what was signed")
+	flags.StringVar(&files.jws, "jws", "", "file with a JWS in compact form that the key must have made")
 	flags.BoolVar(&noCache, "no-cache", false, "only by what the store says after this question")
 	flags.DurationVar(&maxAge, "max-age", 0, "only by what the store said at most so long ago, in whole seconds")
 	flags.DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
