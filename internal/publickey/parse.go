@@ -95,7 +95,7 @@ func isPrivateDER(der []byte) bool {
 
 // parsePEM reads the one key of a PEM text, which may have other text around it.
 func parsePEM(text []byte) (*Key, error) {
-	if bytes.Contains(text, []byte("PRIVATE KEY-----")) { // whichever block it is, and damaged or not
+	if bytes.Contains(text, []byte("PRIVATE KEY")) { // whichever block it is, and damaged or not
 		return nil, fmt.Errorf("%w; %s", ErrPrivate, publicHalf)
 	}
 	var block *pem.Block

@@ -199,6 +199,7 @@ func TestPrivateKeysAreRefused(t *testing.T) {
 		"SEC 1":                inPEM("EC PRIVATE KEY"),
 		"OpenSSH":              inPEM("OPENSSH PRIVATE KEY"),
 		"damaged":              inPEM("PRIVATE KEY")[:60],
+		"PGP":                  inPEM("PGP PRIVATE KEY BLOCK"),
 		"beside its public":    append(file(t, "p256.pem"), inPEM("PRIVATE KEY")...),
 		"JWK of Ed25519":       []byte(strings.Replace(rfc8037, "{", `{"d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",`, 1)),
 		"JWK with d null":      []byte(strings.Replace(rfc8037, "{", `{"d":null,`, 1)),

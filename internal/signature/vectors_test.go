@@ -207,7 +207,13 @@ func TestWycheproof(t *testing.T) {
 			if v.Valid {
 				valid++
 			}
-			if got := verifyBoth(t, a, key, unhex(t, v.Msg), unhex(t, v.Sig)); got != v.Valid {
+			verify := Verify
+			if total%8 == 0 { // the two are compared elsewhere, too
+				verify = func(a *publickey.Algorithm, key *publickey.Key, message, signature []byte) bool {
+					return verifyBoth(t, a, key, message, signature)
+				}
+			}
+			if got := verify(a, key, unhex(t, v.Msg), unhex(t, v.Sig)); got != v.Valid {
 				t.Errorf("%s %d (%s): %v", g.File, v.ID, v.Comment, got)
 			}
 		}
