@@ -64,7 +64,7 @@ func (s *signed) member(r *bodyReader, at string) error {
 		if err != nil {
 			return err
 		}
-		ok := false
+		var ok bool
 		if s.algorithm, ok = publickey.AlgorithmNamed(stringOf(name)); !ok {
 			return r.bad(at, "the value must be one of "+algorithmNames())
 		}
@@ -292,7 +292,7 @@ func (s *signed) judge(r keystore.Record) (c code, thumbprint string) {
 	if err != nil {
 		return algorithmMismatch, "" // not fit for use; a store's own tables may hold such keys
 	}
-	valid := false
+	var valid bool
 	switch {
 	case s.has&hasJWS != 0:
 		allowed := publickey.Allowed(key.Kind, r.Algorithm())

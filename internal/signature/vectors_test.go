@@ -13,6 +13,7 @@ import (
 	"io"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -116,21 +117,17 @@ func TestNISTECDSA(t *testing.T) {
 	for i, v := range file.Tests {
 		raw, asn := algorithm(t, v.Algorithm), algorithm(t, v.Algorithm+"-asn1")
 		curve := curves[raw.Kind]
-		public := &ecdsa.PublicKey{Curve: curve, X: bigOf(t, v.Qx), Y: bigOf(t, v.Qy)}
-		spki, err := x509.MarshalPKIXPublicKey(public)
+		n := (curve.Params().N.BitLen() + 7) / 8
+		public, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, fill(bigOf(t, v.Qx), n), fill(bigOf(t, v.Qy), n)))
 		if err != nil {
 			if v.Result[0] != 'F' {
 				t.Errorf("%d: %v", i, err)
 			}
 			continue // Q was changed so that it is off the curve
 		}
-		key, err := publickey.Parse(spki)
-		if err != nil {
-			t.Fatal(err)
-		}
+		key := keyOf(t, public)
 		r, s := bigOf(t, v.R), bigOf(t, v.S)
 		want := v.Result[0] == 'P'
-		n := (curve.Params().N.BitLen() + 7) / 8
 		if got := verifyBoth(t, raw, key, unhex(t, v.Msg), append(fill(r, n), fill(s, n)...)); got != want {
 			t.Errorf("%d: raw: %v, want %s", i, got, v.Result)
 		}
