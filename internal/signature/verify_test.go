@@ -29,19 +29,18 @@ func derOf(t testing.TB, r, s *big.Int) []byte {
 	return der
 }
 
-// signers is a private key of each kind. Read-only once made.
+// signers is a private key of each kind. Read-only once made. They are the same in
+// every process, so that what fuzzing begins with is valid in its workers, too; the
+// library makes no RSA key twice.
 var signers = sync.OnceValue(func() map[publickey.Kind]crypto.Signer {
 	ec := func(c elliptic.Curve) crypto.Signer {
-		k, err := ecdsa.GenerateKey(c, rand.Reader)
+		k, err := ecdsa.ParseRawPrivateKey(c, fill(big.NewInt(0x5eed), (c.Params().N.BitLen()+7)/8))
 		if err != nil {
 			panic(err)
 		}
 		return k
 	}
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		panic(err)
-	}
+	ed := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	r, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		panic(err)
