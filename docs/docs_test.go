@@ -343,7 +343,7 @@ func TestNamedCommandsExist(t *testing.T) {
 }
 
 func TestNamedSettingsExist(t *testing.T) {
-	setting := regexp.MustCompile(`^((?:listen|store|startup|cache|freshness|audit|amqp|fleet|relay|keys|authz|log)\.[a-z_.]+)(?:$|[: ])`)
+	setting := regexp.MustCompile(`^((?:listen|store|startup|cache|freshness|audit|usage|amqp|fleet|relay|keys|authz|log)\.[a-z_.]+)(?:$|[: ])`)
 	known := make(map[string]bool)
 	for _, s := range config.Settings() {
 		for key := s.Key; key != ""; key = key[:max(0, strings.LastIndex(key, "."))] {

@@ -16,6 +16,6 @@ func (c *cli) serveCommand() *cobra.Command {
 			return c.daemon(cmd, config.ForSidecar, app.Serve)
 		},
 	}
-	config.AddFlags(cmd.Flags(), "instance", "listen", "store", "startup", "cache", "freshness", "audit", "amqp", "fleet", "keys", "allow_insecure", "log")
+	config.AddFlags(cmd.Flags(), "instance", "listen", "store", "startup", "cache", "freshness", "audit", "usage", "amqp", "fleet", "keys", "allow_insecure", "log")
 	return cmd
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/keysidecar/keysidecar/internal/receipt"
 	"github.com/keysidecar/keysidecar/internal/server"
 	"github.com/keysidecar/keysidecar/internal/subscriber"
+	"github.com/keysidecar/keysidecar/internal/usage"
 )
 
 // connectTimeout bounds the making of a connection to Postgres.
@@ -46,13 +47,23 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	p.closing("source", source.Close)
 
+	components := make(map[string]func() any)
+	uses, err := newUsage(cfg, source, p.log, reg)
+	if err != nil {
+		return err
+	}
+	if uses != nil {
+		// It stops after the keystore, whose end receipts wait for.
+		p.add("usage", uses.Run)
+		components["usage"] = func() any { return usageStatus(uses.Status()) }
+	}
+
 	store, err := newStore(cfg, b, source, p.log, reg)
 	if err != nil {
 		return err
 	}
 	p.add("keystore", store.Run)
 
-	components := make(map[string]func() any)
 	if cfg.HasBroker() {
 		sub, err := newSubscriber(cfg, store, p.log, reg)
 		if err != nil {
@@ -75,7 +86,7 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 			return err
 		}
 	}
-	data, err := newData(cfg, b, store, newReceipts(source, store), p.log, reg)
+	data, err := newData(cfg, b, store, newReceipts(source, store), uses, p.log, reg)
 	if err != nil {
 		return err
 	}
@@ -157,19 +168,56 @@ func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts 
 	}
 }
 
-func newData(cfg *config.Config, b Build, store *keystore.Store, receipts server.Receipts, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
+func newData(cfg *config.Config, b Build, store *keystore.Store, receipts server.Receipts, uses *usage.Recorder, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
 	pepper, err := cfg.Pepper()
 	if err != nil {
 		return nil, err
 	}
 	s := &cfg.Listen.Socket
-	return server.NewData(server.DataOptions{
+	opts := server.DataOptions{
 		Keys: store, Receipts: receipts,
 		Socket: server.Socket{Path: s.Path, Mode: s.Mode, GID: s.GID, AllowedUIDs: s.AllowedUIDs},
 		TCP:    server.TCP{Address: cfg.Listen.TCP.Address, Token: cfg.TCPToken()},
 		Pepper: pepper, Gateway: newGateway(&cfg.Authz), Instance: cfg.Instance, Version: b.Version,
 		Logger: log.Named("server"), Registerer: reg,
+	}
+	if uses != nil {
+		opts.Uses = uses
+	}
+	return server.NewData(opts)
+}
+
+// newUsage returns nil if last uses are not wanted.
+func newUsage(cfg *config.Config, source keystore.Source, log *zap.Logger, reg prometheus.Registerer) (*usage.Recorder, error) {
+	db, ok := source.(*keystore.Postgres)
+	if !ok || !cfg.Usage.Enabled {
+		return nil, nil //nolint:nilnil // off is no mistake
+	}
+	return usage.New(usage.Options{
+		Open: func(ctx context.Context) (usage.Session, error) {
+			s, err := db.OpenUsage(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return s, nil
+		},
+		Interval: cfg.Usage.Interval, Resolution: cfg.Usage.Resolution,
+		Clock: clock.New(), Logger: log.Named("usage"), Registerer: reg,
 	})
+}
+
+// usageStatus is what /statusz tells of the writing of last uses.
+func usageStatus(s usage.Status) any {
+	var at *time.Time
+	if !s.WrittenAt.IsZero() {
+		utc := s.WrittenAt.UTC().Truncate(time.Millisecond)
+		at = &utc
+	}
+	return struct {
+		WaitingKeys int        `json:"waiting_keys"`
+		WrittenAt   *time.Time `json:"written_at"`
+		Failing     bool       `json:"failing"`
+	}{s.Waiting, at, s.Failing}
 }
 
 // newGateway translates the settings of gateways' routes.

@@ -22,6 +22,7 @@ type Config struct {
 	Cache     Cache     `key:"cache"`
 	Freshness Freshness `key:"freshness"`
 	Audit     Audit     `key:"audit"`
+	Usage     Usage     `key:"usage"`
 	AMQP      AMQP      `key:"amqp"`
 	Fleet     Fleet     `key:"fleet"`
 	Relay     Relay     `key:"relay"`
@@ -143,6 +144,16 @@ type Audit struct {
 	Interval time.Duration `key:"interval"`
 	// Keys compared at a time, and keys of the store that are looked for in memory.
 	Sample int `key:"sample"`
+}
+
+// Usage is what the sidecar tells the database about the use of keys.
+type Usage struct {
+	// Whether the time at which each key was last answered valid is written to keysidecar.key_usage, for people to see. A sidecar that is killed loses what it has not written yet.
+	Enabled bool `key:"enabled"`
+	// Mean time between two writes of last uses. Each needs one more connection, for some milliseconds.
+	Interval time.Duration `key:"interval"`
+	// What last uses are rounded down to. It bounds how often the row of a key in use is written, by all sidecars together.
+	Resolution time.Duration `key:"resolution"`
 }
 
 // AMQP is the broker that makes revocations fast. No promise rests on it.
@@ -280,6 +291,7 @@ func Default() *Config {
 			OnStale:       FailClosed,
 		},
 		Audit: Audit{Interval: 10 * time.Second, Sample: 20},
+		Usage: Usage{Interval: time.Minute, Resolution: time.Minute},
 		AMQP: AMQP{
 			Exchange:       "keysidecar.events",
 			QueuePrefix:    "keysidecar.q.",

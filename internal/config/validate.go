@@ -45,6 +45,7 @@ func (c *Config) Validate(role Role) error {
 		v.cache()
 		v.freshness()
 		v.audit()
+		v.usage()
 		v.authz()
 		v.broker(false)
 	case ForRelay:
@@ -295,6 +296,15 @@ func (v *validator) audit() {
 	if a.Sample < 1 || a.Sample > 250 {
 		v.fail("audit.sample", "must be between 1 and 250; audit.interval: 0 switches it off")
 	}
+}
+
+func (v *validator) usage() {
+	u := &v.config.Usage
+	if u.Enabled && v.config.Store.Kind == StoreFile {
+		v.fail("usage.enabled", "last uses are written to a database, and store.kind is %s: leave it out", StoreFile)
+	}
+	v.within("usage.interval", u.Interval, time.Second, 24*time.Hour)
+	v.within("usage.resolution", u.Resolution, time.Second, 24*time.Hour)
 }
 
 // policyName keeps to what a path takes without encoding.

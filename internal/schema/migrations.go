@@ -10,7 +10,7 @@ import (
 )
 
 // Latest is the version of the schema that this program makes and is built for.
-const Latest = 8
+const Latest = 9
 
 // advisoryLock keeps migrators of one database apart. It must never change.
 const advisoryLock = 0x6b657973_69646563 // "keysidec"

@@ -62,6 +62,8 @@ func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 		SELECT pg_is_in_recovery(), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8), EXISTS (SELECT 1 FROM u), (SELECT keysidecar.capture_intact()), e.*
 		FROM keysidecar.events e WHERE e.seq >= 0 ORDER BY e.seq LIMIT 10`,
 	}
+	uses := []string{`INSERT INTO keysidecar.key_usage (key_id, last_used_at) VALUES ('a', now()) ON CONFLICT (relation, key_id) DO UPDATE SET last_used_at = excluded.last_used_at`,
+		`DELETE FROM keysidecar.key_usage`}
 	listen := []string{`LISTEN keysidecar`, `SELECT pg_try_advisory_lock(1), pg_advisory_unlock_all()`}
 
 	for _, c := range []struct {
@@ -70,19 +72,20 @@ func TestEachRoleMayDoItsWorkAndNothingElse(t *testing.T) {
 		alsoForbidden []string
 	}{
 		{role: "keysidecar_sidecar",
-			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners", "events", "watched", "instances", "registry"), registry, reports, fence, checks, receipts},
+			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners", "events", "watched", "instances", "registry", "key_usage"), registry, reports, fence, checks, receipts, uses},
 			mayNot: [][]string{never, keysWrites, calls, relay, reads("staging", "pending", "relay")},
 			alsoForbidden: []string{
 				`INSERT INTO keysidecar.instances (registration, instance, max_staleness_ms, stale_limit_ms, policy, version) VALUES (gen_random_uuid(), 'i', 1, 0, 'fail_closed', 'dev')`,
 				`UPDATE keysidecar.instances SET max_staleness_ms = 1`, `UPDATE keysidecar.instances SET registration = gen_random_uuid()`,
-				`UPDATE keysidecar.instances SET marked_at = NULL`, `DELETE FROM keysidecar.events`}},
+				`UPDATE keysidecar.instances SET marked_at = NULL`, `DELETE FROM keysidecar.events`,
+				`UPDATE keysidecar.key_usage SET key_id = 'b'`, `TRUNCATE keysidecar.key_usage`}},
 		{role: "keysidecar_relay",
 			may:           [][]string{reads("schema_version", "settings", "events", "watched", "instances", "registry", "relay"), relay, checks, listen},
-			mayNot:        [][]string{never, keysWrites, calls, registry[:1], reports, reads("public_keys", "owners", "pending")},
+			mayNot:        [][]string{never, keysWrites, calls, registry[:1], reports, uses, reads("public_keys", "owners", "pending", "key_usage")},
 			alsoForbidden: []string{`DELETE FROM keysidecar.relay`, `INSERT INTO keysidecar.relay (published_seq) VALUES (1)`}},
 		{role: "keysidecar_app",
-			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners"), calls, keysWrites, receipts},
-			mayNot: [][]string{never, registry, reports, relay, reads("staging", "pending", "events", "instances", "relay", "watched")}},
+			may:    [][]string{reads("schema_version", "settings", "public_keys", "owners", "key_usage"), calls, keysWrites, receipts},
+			mayNot: [][]string{never, registry, reports, relay, uses, reads("staging", "pending", "events", "instances", "relay", "watched")}},
 	} {
 		t.Run(c.role, func(t *testing.T) {
 			t.Parallel()

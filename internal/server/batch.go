@@ -160,6 +160,7 @@ func (d *Data) askEarly(x *exchange, b *batch) error {
 	switch {
 	case err == nil && v.code != unavailable:
 		b.verdicts[v.code]++
+		d.used(&v)
 		x.out = appendVerdict(x.out, &v)
 	case err == nil, errors.Is(err, keystore.ErrNotCached):
 		q := x.question
@@ -218,7 +219,7 @@ func (d *Data) askLate(x *exchange, b *batch) error {
 		case l.verdict.code == unavailable && !b.partial:
 			return errUnavailableBatch
 		}
-		d.metrics.verdicts[l.verdict.code].Inc()
+		d.told(&l.verdict)
 	}
 	return nil
 }

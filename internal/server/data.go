@@ -35,6 +35,12 @@ type Keys interface {
 	Audit(ctx context.Context) (*keystore.AuditReport, error)
 }
 
+// Uses is told which keys are in use. *usage.Recorder is one.
+type Uses interface {
+	// Note must neither wait nor allocate. It may keep keyID, which never changes.
+	Note(keyID string)
+}
+
 // TCP says where the data plane listens besides its socket.
 type TCP struct {
 	// Address is a loopback address and a port; empty for none.
@@ -53,6 +59,8 @@ type DataOptions struct {
 	Receipts Receipts
 	Socket   Socket
 	TCP      TCP
+	// Uses hears of each key that was answered valid; nil if nobody wants to know.
+	Uses Uses
 	// Pepper keys the hash of presented secrets; see keystore.HashSecret.
 	Pepper []byte
 	// Gateway says how gateways ask; its zero value has no routes for them.

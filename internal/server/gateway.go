@@ -159,7 +159,7 @@ func (d *Data) authorize(x *exchange, policy *question) error {
 	if v.code == active {
 		v.code = policy.check(v.answer.Record)
 	}
-	d.metrics.verdicts[v.code].Inc()
+	d.told(&v)
 	switch v.code {
 	case active:
 		x.identify(&v)

@@ -35,7 +35,7 @@ func (d *Data) introspect(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	d.metrics.verdicts[v.code].Inc()
+	d.told(&v)
 	switch v.code {
 	case active:
 		return x.answer(http.StatusOK, typeJSON, appendIntrospection(x.out[:0], &v))

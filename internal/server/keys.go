@@ -26,7 +26,7 @@ func (d *Data) getKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	d.metrics.verdicts[v.code].Inc()
+	d.told(&v)
 	if media == mediaJSON || v.code != active {
 		return x.answer(v.code.keyStatus(), typeJSON, appendVerdict(x.out[:0], &v))
 	}

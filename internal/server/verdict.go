@@ -248,3 +248,17 @@ func bytesOf(s string) []byte {
 func stringOf(b []byte) string {
 	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // for the length of a call, see above
 }
+
+// told counts a verdict that is final.
+func (d *Data) told(v *verdict) {
+	d.metrics.verdicts[v.code].Inc()
+	d.used(v)
+}
+
+// used notes the use of a key that may be used for what was asked; other verdicts
+// are no use.
+func (d *Data) used(v *verdict) {
+	if v.code == active && d.opts.Uses != nil {
+		d.opts.Uses.Note(v.answer.Record.KeyID()) // the record's, which never changes
+	}
+}

@@ -23,7 +23,7 @@ func (d *Data) verify(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	d.metrics.verdicts[v.code].Inc()
+	d.told(&v)
 	return x.answer(v.code.verifyStatus(), typeJSON, appendVerdict(x.out[:0], &v))
 }
 
