@@ -68,7 +68,7 @@ func (c *cli) printAudit(status int, body []byte) error {
 	if c.json() {
 		_, err = fmt.Fprintf(c.out, "%s\n", strings.TrimSpace(string(body)))
 	} else {
-		err = table(c.out, r.rows()...)
+		err = c.table(r.rows()...)
 	}
 	switch {
 	case err != nil:

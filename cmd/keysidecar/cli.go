@@ -32,6 +32,7 @@ type cli struct {
 
 	configFile string
 	output     string
+	noColor    bool
 }
 
 // noError says no: the question was answered, and not with yes. With an empty
@@ -65,7 +66,7 @@ func (c *cli) run(ctx context.Context, args []string) int {
 		return exitYes
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintln(c.err, "keysidecar: "+text)
+		fmt.Fprintln(c.err, c.paintedFor(c.err, red, "keysidecar:")+" "+text)
 	}
 	var (
 		usage *usageError
@@ -91,6 +92,9 @@ than a stated bound, whatever breaks.
 
 Settings come from flags, then the environment (KEYSIDECAR_...), then a file
 (--config), then defaults. Exit codes: 0 yes, 1 no, 2 cannot tell or wrong usage.`,
+		Example: `  keysidecar serve --config /etc/keysidecar/keysidecar.yaml
+  keysidecar verify pk_live_1 && echo may be used
+  keysidecar keys revoke pk_live_1 --reason lost --wait`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		RunE:          needSubcommand,
@@ -101,10 +105,13 @@ Settings come from flags, then the environment (KEYSIDECAR_...), then a file
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.configFile, "config", "", "configuration file (default $"+config.FileEnv+", else "+defaultConfigFile+" if it exists)")
-	flags.StringVarP(&c.output, "output", "o", "text", "form of what is printed: text, or json for programs")
+	flags.StringVarP(&c.output, "output", "o", outputTable, "form of what is printed: table, wide (a table with all columns), or json for programs")
+	flags.BoolVar(&c.noColor, "no-color", false, "no colours; they are used on terminals only, and not if $NO_COLOR is set")
+	completeFlag(root, "output", outputs)
+	completeFiles(flags, "config")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if c.output != "text" && c.output != "json" {
-			return &usageError{fmt.Errorf("--output: %q: must be text or json", c.output), cmd.CommandPath()}
+		if err := oneOf("output", c.output, outputs); err != nil {
+			return &usageError{err, cmd.CommandPath()}
 		}
 		return nil
 	}
@@ -195,7 +202,7 @@ func (c *cli) load(cmd *cobra.Command, role config.Role) (*config.Config, error)
 		return nil, err
 	}
 	for _, w := range warnings {
-		fmt.Fprintln(c.err, "keysidecar: warning: "+w)
+		c.warn(w)
 	}
 	return cfg, cfg.Validate(role)
 }
@@ -212,5 +219,3 @@ func (c *cli) loadUnchecked(cmd *cobra.Command) (*config.Config, []string, error
 	}
 	return config.Load(file, cmd.Flags())
 }
-
-func (c *cli) json() bool { return c.output == "json" }

@@ -40,7 +40,7 @@ func (c *cli) configValidateCommand() *cobra.Command {
 				return err
 			}
 			for _, w := range cfg.Warnings() {
-				fmt.Fprintln(c.err, "keysidecar: warning: "+w)
+				c.warn(w)
 			}
 			if connect {
 				if err := c.checkDatabase(cmd, cfg); err != nil {
@@ -102,7 +102,7 @@ func (c *cli) configPrintCommand() *cobra.Command {
 				return err
 			}
 			for _, w := range warnings {
-				fmt.Fprintln(c.err, "keysidecar: warning: "+w)
+				c.warn(w)
 			}
 			if c.json() {
 				return c.printJSON(cfg.Redacted())

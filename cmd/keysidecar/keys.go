@@ -22,7 +22,8 @@ type keyStore interface {
 	Issue(context.Context, keystore.FileKey) error
 	Import(context.Context, []keystore.FileKey) ([]error, error)
 	ImportBatch() int
-	List(ctx context.Context, owner string, yield func(*admin.Entry) bool) error
+	List(ctx context.Context, f admin.Filter, yield func(*admin.Entry) bool) error
+	Existing(ctx context.Context, ids []string) (map[string]bool, error)
 	Get(ctx context.Context, keyID string) (admin.Entry, error)
 	Revoke(ctx context.Context, keyID, reason string) (already bool, err error)
 	Rotate(context.Context, admin.Rotation) error
@@ -131,6 +132,9 @@ func entryRows(e *shownEntry) [][]string {
 	}
 	if e.CreatedAt != nil {
 		rows = append(rows, []string{"created_at", timeText(e.CreatedAt)})
+	}
+	if e.UsageKnown {
+		rows = append(rows, []string{"last_used_at", timeText(e.LastUsedAt)})
 	}
 	return rows
 }

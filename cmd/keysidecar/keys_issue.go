@@ -221,7 +221,7 @@ func (c *cli) printIssued(ctx context.Context, s keyStore, keyID, secret string)
 	if err != nil {
 		// The key is there; a secret that is not shown now is lost.
 		e.KeyID = keyID
-		fmt.Fprintln(c.err, "keysidecar: warning: the key was issued, but cannot be read back: "+err.Error())
+		c.warn("the key was issued, but cannot be read back: " + err.Error())
 	}
 	shown := show(&e)
 	if c.json() {
@@ -234,7 +234,7 @@ func (c *cli) printIssued(ctx context.Context, s keyStore, keyID, secret string)
 	if secret != "" {
 		rows = append(rows, []string{"secret", secret})
 	}
-	if err := table(c.out, rows...); err != nil {
+	if err := c.table(rows...); err != nil {
 		return err
 	}
 	if secret != "" {

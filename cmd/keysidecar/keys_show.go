@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,7 +22,7 @@ type shownEntry struct {
 }
 
 func show(e *admin.Entry) shownEntry {
-	shown := shownEntry{State: e.State(time.Now()), Entry: e} //nolint:forbidigo // for people; sidecars judge by the database's clock
+	shown := shownEntry{State: e.State(e.Now), Entry: e}
 	k, err := e.Key()
 	if err != nil || k.PublicKey == nil {
 		return shown
@@ -58,7 +57,7 @@ func (c *cli) keysShowCommand() *cobra.Command {
 				if c.json() {
 					return c.printJSON(shown)
 				}
-				return table(c.out, entryRows(&shown)...)
+				return c.table(entryRows(&shown)...)
 			})
 		},
 	}

@@ -71,7 +71,7 @@ func (c *cli) ownersShowCommand() *cobra.Command {
 				if o.SuspendedAt != nil {
 					state = "suspended"
 				}
-				return table(c.out, []string{"owner_id", o.OwnerID}, []string{"state", state}, []string{"suspended_at", timeText(o.SuspendedAt)},
+				return c.table([]string{"owner_id", o.OwnerID}, []string{"state", state}, []string{"suspended_at", timeText(o.SuspendedAt)},
 					[]string{"keys", fmt.Sprint(o.Keys)}, []string{"revoked_keys", fmt.Sprint(o.Revoked)})
 			})
 		},

@@ -126,7 +126,7 @@ func (c *cli) printReceipt(r *receipt.Receipt, of string) error {
 	rows = append(rows,
 		[]string{"acknowledged", groupText(a.Acknowledged)}, []string{"expired", groupText(a.Expired)}, []string{"awaited", groupText(a.Awaited)},
 		[]string{"waited", fmt.Sprintf("%d ms", a.ElapsedMS)})
-	return table(c.out, rows...)
+	return c.table(rows...)
 }
 
 func groupText(g receipt.Group) string {

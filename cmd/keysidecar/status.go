@@ -87,7 +87,7 @@ func (c *cli) printStatus(s *sidecarStatus) error {
 	if err != nil {
 		return fmt.Errorf("read the sidecar's status: %w", err)
 	}
-	return table(c.out, rows...)
+	return c.table(rows...)
 }
 
 // flatten turns a JSON object into rows of a.b and value, in the object's order,

@@ -19,7 +19,7 @@ func (c *cli) versionCommand() *cobra.Command {
 			if c.json() {
 				return c.printJSON(map[string]any{"version": version, "revision": revision(), "go": runtime.Version(), "schema": schema.Latest})
 			}
-			return table(c.out, []string{"keysidecar", version}, []string{"revision", orDash(revision())},
+			return c.table([]string{"keysidecar", version}, []string{"revision", orDash(revision())},
 				[]string{"go", runtime.Version()}, []string{"schema", strconv.Itoa(schema.Latest)})
 		},
 	}

@@ -25,6 +25,12 @@ type Entry struct {
 	OwnerSuspended bool       `json:"owner_suspended,omitempty"`
 	RevokedReason  string     `json:"revoked_reason,omitempty"`
 	CreatedAt      *time.Time `json:"created_at,omitempty"`
+	// LastUsedAt is what sidecars with usage.enabled have noted; nil if they have not.
+	LastUsedAt *time.Time `json:"last_used_at,omitempty"`
+	// Now is the store's clock when it was read, by which State should judge.
+	Now time.Time `json:"-"`
+	// UsageKnown: LastUsedAt could be read, so that nil means never.
+	UsageKnown bool `json:"-"`
 }
 
 // State is the verdict on e at now, in the words of the HTTP contract.

@@ -91,7 +91,12 @@ func (f *File) Get(_ context.Context, keyID string) (Entry, error) {
 	if k == nil {
 		return Entry{}, fmt.Errorf("%s: %w", keyID, ErrNoKey)
 	}
-	return Entry{FileKey: *k, OwnerSuspended: suspended(kf, k.OwnerID) != nil}, nil
+	return *entry(kf, *k), nil
+}
+
+// entry is a key of kf with what the file knows of it.
+func entry(kf *keystore.KeyFile, k keystore.FileKey) *Entry {
+	return &Entry{FileKey: k, OwnerSuspended: suspended(kf, k.OwnerID) != nil, Now: *wallClock()}
 }
 
 func suspended(kf *keystore.KeyFile, ownerID string) *time.Time {
@@ -103,23 +108,48 @@ func suspended(kf *keystore.KeyFile, ownerID string) *time.Time {
 	return nil
 }
 
-// List calls yield for each key of owner (of every owner, if empty) by key_id,
-// until yield returns false.
-func (f *File) List(_ context.Context, owner string, yield func(*Entry) bool) error {
+// List calls yield for each key that filter lets through, by key_id, until yield
+// returns false. The error wraps ErrNotKnown if a key file does not say what filter
+// asks for.
+func (f *File) List(_ context.Context, filter Filter, yield func(*Entry) bool) error {
+	if filter.created() || filter.used() {
+		return fmt.Errorf("%w: a key file does not say when keys were created or used", ErrNotKnown)
+	}
 	kf, err := keystore.LoadKeyFile(f.path)
 	if err != nil {
 		return err
 	}
 	slices.SortFunc(kf.Keys, func(a, b keystore.FileKey) int { return strings.Compare(a.KeyID, b.KeyID) })
+	n := 0
 	for _, k := range kf.Keys {
-		if owner != "" && k.OwnerID != owner {
+		e := entry(kf, k)
+		if !filter.match(e) {
 			continue
 		}
-		if !yield(&Entry{FileKey: k, OwnerSuspended: suspended(kf, k.OwnerID) != nil}) {
+		if n++; !yield(e) || n == filter.Limit {
 			return nil
 		}
 	}
 	return nil
+}
+
+// Existing returns those of ids that are keys.
+func (f *File) Existing(_ context.Context, ids []string) (map[string]bool, error) {
+	kf, err := keystore.LoadKeyFile(f.path)
+	if err != nil {
+		return nil, err
+	}
+	known := make(map[string]bool, len(kf.Keys))
+	for i := range kf.Keys {
+		known[kf.Keys[i].KeyID] = true
+	}
+	found := make(map[string]bool)
+	for _, id := range ids {
+		if known[id] {
+			found[id] = true
+		}
+	}
+	return found, nil
 }
 
 // Rotate replaces a key by another; see Rotation.

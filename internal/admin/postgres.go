@@ -29,6 +29,8 @@ type Postgres struct {
 	dsn      string
 	relation string
 	actor    string
+	// usage: the role may read last uses.
+	usage bool
 }
 
 // OpenPostgres connects to dsn and checks that its schema fits this program.
@@ -54,7 +56,11 @@ func OpenPostgres(ctx context.Context, dsn, relation, actor string) (*Postgres, 
 	if err := schema.CheckCompatible(ctx, conn); err != nil {
 		return nil, errors.Join(err, conn.Close(ctx))
 	}
-	return &Postgres{conn: conn, dsn: dsn, relation: relation, actor: actor}, nil
+	p := &Postgres{conn: conn, dsn: dsn, relation: relation, actor: actor}
+	if err := conn.QueryRow(ctx, "SELECT has_table_privilege('keysidecar.key_usage', 'SELECT')").Scan(&p.usage); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at the role's rights: %w", err), conn.Close(ctx))
+	}
+	return p, nil
 }
 
 // Close ends the connection.
@@ -195,8 +201,8 @@ func (p *Postgres) endOld(ctx context.Context, tx pgx.Tx, r Rotation) error {
 // has only the columns that the contract names, so the others are left out there.
 const entrySQL = `SELECT k.key_id::text, k.owner_id::text, k.algorithm::text, k.public_key::bytea, k.scopes::text[],
 	k.not_before::timestamptz, k.expires_at::timestamptz, k.revoked_at::timestamptz, k.attributes::jsonb,
-	o.suspended_at IS NOT NULL, %s
-	FROM %s k LEFT JOIN keysidecar.owners o ON o.owner_id = k.owner_id::text
+	o.suspended_at IS NOT NULL, now(), %s, %s
+	FROM %s k LEFT JOIN keysidecar.owners o ON o.owner_id = k.owner_id::text %s
 	WHERE %s ORDER BY k.key_id`
 
 func (p *Postgres) entryQuery(where string) (string, error) {
@@ -204,8 +210,13 @@ func (p *Postgres) entryQuery(where string) (string, error) {
 	if p.relation != ownRelation {
 		more = "NULL::text, NULL::text, NULL::timestamptz"
 	}
+	used, join := "NULL::timestamptz", ""
+	if p.usage {
+		used = "u.last_used_at"
+		join = fmt.Sprintf(`LEFT JOIN keysidecar.key_usage u ON u.relation = '%s' AND u.key_id = k.key_id::text COLLATE "C"`, strings.ReplaceAll(p.relation, "'", "''"))
+	}
 	name, err := quoted(p.relation)
-	return fmt.Sprintf(entrySQL, more, name, where), err
+	return fmt.Sprintf(entrySQL, more, used, name, join, where), err
 }
 
 func quoted(relation string) (string, error) {
@@ -216,15 +227,15 @@ func quoted(relation string) (string, error) {
 	return pgx.Identifier{schemaName, name}.Sanitize(), nil
 }
 
-func scanEntry(row pgx.Row) (*Entry, error) {
+func (p *Postgres) scanEntry(row pgx.Row) (*Entry, error) {
 	var (
-		e            Entry
+		e            = Entry{UsageKnown: p.usage}
 		der          []byte
 		attributes   []byte
 		reason, note *string
 	)
 	err := row.Scan(&e.KeyID, &e.OwnerID, &e.Algorithm, &der, &e.Scopes, &e.NotBefore, &e.ExpiresAt, &e.RevokedAt, &attributes,
-		&e.OwnerSuspended, &reason, &note, &e.CreatedAt)
+		&e.OwnerSuspended, &e.Now, &reason, &note, &e.CreatedAt, &e.LastUsedAt)
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +248,7 @@ func scanEntry(row pgx.Row) (*Entry, error) {
 	if note != nil {
 		e.Note = *note
 	}
-	for _, t := range []*time.Time{e.NotBefore, e.ExpiresAt, e.RevokedAt, e.CreatedAt} {
+	for _, t := range []*time.Time{e.NotBefore, e.ExpiresAt, e.RevokedAt, e.CreatedAt, e.LastUsedAt} {
 		if t != nil {
 			*t = t.UTC()
 		}
@@ -256,7 +267,7 @@ func (p *Postgres) Get(ctx context.Context, keyID string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	e, err := scanEntry(p.conn.QueryRow(ctx, query, keyID))
+	e, err := p.scanEntry(p.conn.QueryRow(ctx, query, keyID))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Entry{}, fmt.Errorf("%s: %w", keyID, ErrNoKey)
 	}
@@ -266,22 +277,33 @@ func (p *Postgres) Get(ctx context.Context, keyID string) (Entry, error) {
 	return *e, nil
 }
 
-// List calls yield for each key of owner (of every owner, if empty) by key_id,
-// until yield returns false.
-func (p *Postgres) List(ctx context.Context, owner string, yield func(*Entry) bool) error {
-	query, err := p.entryQuery("$1 = '' OR k.owner_id::text = $1")
+// List calls yield for each key that f lets through, by key_id, until yield returns
+// false. Keys are read as a stream. The error wraps ErrNotKnown if the store does not
+// have what f asks for.
+func (p *Postgres) List(ctx context.Context, f Filter, yield func(*Entry) bool) error {
+	switch {
+	case f.created() && p.relation != ownRelation:
+		return fmt.Errorf("%w when keys were created: store.postgres.relation names a table or view of your own", ErrNotKnown)
+	case f.used() && !p.usage:
+		return fmt.Errorf("%w when keys were used: this role may not read keysidecar.key_usage (grant it keysidecar_app)", ErrNotKnown)
+	}
+	where, args := f.where()
+	query, err := p.entryQuery(where)
 	if err != nil {
 		return err
 	}
+	if f.Limit > 0 {
+		query += fmt.Sprintf(" LIMIT %d", f.Limit)
+	}
 	ctx, cancel := context.WithCancel(ctx) // an early end must not read the rest
 	defer cancel()
-	rows, err := p.conn.Query(ctx, query, owner)
+	rows, err := p.conn.Query(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("list keys: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
-		e, err := scanEntry(rows)
+		e, err := p.scanEntry(rows)
 		if err != nil {
 			return fmt.Errorf("list keys: %w", err)
 		}
@@ -294,6 +316,24 @@ func (p *Postgres) List(ctx context.Context, owner string, yield func(*Entry) bo
 		return fmt.Errorf("list keys: %w", err)
 	}
 	return nil
+}
+
+// Existing returns those of ids that are keys.
+func (p *Postgres) Existing(ctx context.Context, ids []string) (map[string]bool, error) {
+	name, err := quoted(p.relation)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := p.conn.Query(ctx, fmt.Sprintf("SELECT k.key_id::text FROM %s k WHERE k.key_id = ANY ($1::text[])", name), ids)
+	if err != nil {
+		return nil, fmt.Errorf("look for keys: %w", err)
+	}
+	found := make(map[string]bool)
+	var id string
+	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error { found[id] = true; return nil }); err != nil {
+		return nil, fmt.Errorf("look for keys: %w", err)
+	}
+	return found, nil
 }
 
 // Suspend turns off all keys of an owner; already is true if they were off.

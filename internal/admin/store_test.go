@@ -52,7 +52,8 @@ type store interface {
 	Issue(context.Context, keystore.FileKey) error
 	Revoke(ctx context.Context, keyID, reason string) (bool, error)
 	Get(ctx context.Context, keyID string) (Entry, error)
-	List(ctx context.Context, owner string, yield func(*Entry) bool) error
+	List(ctx context.Context, f Filter, yield func(*Entry) bool) error
+	Existing(ctx context.Context, ids []string) (map[string]bool, error)
 	Rotate(context.Context, Rotation) error
 	Import(context.Context, []keystore.FileKey) ([]error, error)
 	Suspend(ctx context.Context, ownerID string) (bool, error)
@@ -187,7 +188,7 @@ func TestListingGoesByKeyAndOwnerAndEndsEarly(t *testing.T) {
 			}
 		}
 		list := func(owner string, limit int) (ids []string) {
-			err := s.List(t.Context(), owner, func(e *Entry) bool {
+			err := s.List(t.Context(), Filter{Owner: owner}, func(e *Entry) bool {
 				ids = append(ids, e.KeyID)
 				return len(ids) < limit
 			})
@@ -297,7 +298,7 @@ func TestOneBadRowDoesNotKeepTheOthersOut(t *testing.T) {
 			}
 		}
 		n := 0
-		if err := s.List(ctx, "", func(*Entry) bool { n++; return true }); err != nil || n != 98 {
+		if err := s.List(ctx, Filter{}, func(*Entry) bool { n++; return true }); err != nil || n != 98 {
 			t.Errorf("%d keys, %v, want 98", n, err)
 		}
 	})
