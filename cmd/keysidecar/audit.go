@@ -41,7 +41,10 @@ func (c *cli) auditCommand() *cobra.Command {
 		Long: `Has the sidecar on this machine compare everything in its memory with the store.
 What differs is read anew at the next request. A key that has just changed does not
 count. Exit code 0: no differences, 1: differences, 2: cannot tell.`,
-		Args: cobra.NoArgs,
+		Example: `  keysidecar audit
+  keysidecar audit --timeout 5m -o json`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {

@@ -33,6 +33,9 @@ type cli struct {
 	configFile string
 	output     string
 	noColor    bool
+
+	// helped: a command that answers by its exit code printed its help instead.
+	helped bool
 }
 
 // noError says no: the question was answered, and not with yes. With an empty
@@ -41,6 +44,10 @@ type noError struct{ err error }
 
 func (e *noError) Error() string { return e.err.Error() }
 func (e *noError) Unwrap() error { return e.err }
+
+// answers marks commands whose exit code says yes or no of an argument. That may come
+// from anywhere, and "--help" for a KEY_ID must not be a yes.
+const answers = "answers"
 
 // errSaid is for answers that have been printed.
 var errSaid = errors.New("")
@@ -62,6 +69,9 @@ func (c *cli) run(ctx context.Context, args []string) int {
 	root.SetOut(c.out)
 	root.SetErr(c.err)
 	err := root.ExecuteContext(ctx)
+	if err == nil && c.helped {
+		return exitCannotTell
+	}
 	if err == nil {
 		return exitYes
 	}
@@ -108,7 +118,7 @@ Settings come from flags, then the environment (KEYSIDECAR_...), then a file
 	flags.StringVarP(&c.output, "output", "o", outputTable, "form of what is printed: table, wide (a table with all columns), or json for programs")
 	flags.BoolVar(&c.noColor, "no-color", false, "no colours; they are used on terminals only, and not if $NO_COLOR is set")
 	completeFlag(root, "output", outputs)
-	completeFiles(flags, "config")
+	completeFiles(root, "config")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if err := oneOf("output", c.output, outputs); err != nil {
 			return &usageError{err, cmd.CommandPath()}
@@ -116,6 +126,11 @@ Settings come from flags, then the environment (KEYSIDECAR_...), then a file
 		return nil
 	}
 	root.SetFlagErrorFunc(flagError)
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		help(cmd, args)
+		c.helped = c.helped || cmd.Annotations[answers] != "" && cmd.Flags().Changed("help")
+	})
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"},
 		&cobra.Group{ID: "ask", Title: "Ask a running sidecar:"},
@@ -133,6 +148,7 @@ func (c *cli) addGroup(root *cobra.Command, id string, commands ...*cobra.Comman
 	for _, cmd := range commands {
 		cmd.GroupID = id
 		wrapArgs(cmd)
+		completeSettings(cmd)
 		root.AddCommand(cmd)
 	}
 }

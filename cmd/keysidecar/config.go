@@ -22,12 +22,15 @@ func (c *cli) configValidateCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate",
 		Short: "Check the configuration, and say what it promises",
-		Args:  cobra.NoArgs,
+		Example: `  keysidecar config validate --config keysidecar.yaml
+  keysidecar config validate --connect
+  keysidecar config validate --for relay --no-files --config relay.yaml`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			roles := map[string]config.Role{"sidecar": config.ForSidecar, "relay": config.ForRelay}
 			what, ok := roles[role]
 			if !ok {
-				return &usageError{fmt.Errorf("--for: %q: must be sidecar or relay", role), cmd.CommandPath()}
+				return &usageError{oneOf("for", role, []string{"sidecar", "relay"}), cmd.CommandPath()}
 			}
 			cfg, err := c.load(cmd, what)
 			if err == nil && !noFiles {
@@ -57,6 +60,7 @@ func (c *cli) configValidateCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&role, "for", "sidecar", "what it is to run: sidecar or relay")
+	completeFlag(cmd, "for", []string{"sidecar", "relay"})
 	cmd.Flags().BoolVar(&noFiles, "no-files", false, "do not look at the files and directories it names (they are on another machine)")
 	cmd.Flags().BoolVar(&connect, "connect", false, "connect to Postgres, too, and check schema, rights, capture and how keys are read")
 	config.AddFlags(cmd.Flags())
@@ -95,7 +99,9 @@ func (c *cli) configPrintCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "print",
 		Short: "Print every setting, where its value comes from, and no secret",
-		Args:  cobra.NoArgs,
+		Example: `  keysidecar config print
+  keysidecar config print --config keysidecar.yaml --freshness.max_staleness 5s -o json`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, warnings, err := c.loadUnchecked(cmd)
 			if err != nil {
@@ -116,9 +122,10 @@ func (c *cli) configPrintCommand() *cobra.Command {
 
 func (c *cli) configDocsCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "docs",
-		Short: "Print the table of all settings in Markdown",
-		Args:  cobra.NoArgs,
-		RunE:  func(*cobra.Command, []string) error { return config.WriteTable(c.out) },
+		Use:     "docs",
+		Short:   "Print the table of all settings in Markdown",
+		Example: `  keysidecar config docs > settings.md`,
+		Args:    cobra.NoArgs,
+		RunE:    func(*cobra.Command, []string) error { return config.WriteTable(c.out) },
 	}
 }

@@ -35,9 +35,23 @@ func completeFlag(cmd *cobra.Command, flag string, values []string) {
 }
 
 // completeFiles has the shell complete a flag by the names of files.
-func completeFiles(flags *pflag.FlagSet, flag string) {
-	if err := cobra.MarkFlagFilename(flags, flag); err != nil {
+func completeFiles(cmd *cobra.Command, flag string) {
+	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)); err != nil {
 		panic(err) // the flag is defined beside the call
+	}
+}
+
+// completeSettings has the shell complete flags that are settings with files.
+func completeSettings(cmd *cobra.Command) {
+	for _, flags := range []*pflag.FlagSet{cmd.Flags(), cmd.PersistentFlags()} {
+		flags.VisitAll(func(f *pflag.Flag) {
+			if strings.HasSuffix(f.Name, "_file") || strings.HasSuffix(f.Name, ".path") || f.Name == "public-key" {
+				completeFiles(cmd, f.Name)
+			}
+		})
+	}
+	for _, sub := range cmd.Commands() {
+		completeSettings(sub)
 	}
 }
 

@@ -26,7 +26,10 @@ func (c *cli) healthcheckCommand() *cobra.Command {
 		Long: `Asks the admin listener of the process on this machine (sidecar or relay) whether
 it lives, or whether it is ready. It is for probes that must be commands, in images
 without a shell. Where the admin listener is off, the sidecar's socket is asked.`,
-		Args: cobra.NoArgs,
+		Example: `  keysidecar healthcheck --live
+  keysidecar healthcheck --ready --timeout 1s`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if live == ready {
 				return &usageError{errors.New("say which: --live or --ready"), cmd.CommandPath()}

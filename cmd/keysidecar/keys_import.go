@@ -64,7 +64,7 @@ refused, 2: it could not be done.`,
 	flags.BoolVar(&i.skipExisting, "skip-existing", false, "pass over keys that exist, without calling them refused")
 	flags.StringVar(&report, "report", "", "file for the refused rows: a JSON object with line, key_id, problem and mend on each line")
 	completeFlag(cmd, "format", admin.Formats)
-	completeFiles(flags, "report")
+	completeFiles(cmd, "report")
 	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return nil, cobra.ShellCompDirectiveDefault // files
 	}

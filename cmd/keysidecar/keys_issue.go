@@ -62,6 +62,9 @@ func (c *cli) keysIssueCommand() *cobra.Command {
   --public-key FILE   a public key; its private half stays with its owner
   --secret            an API secret: it is printed once, and only its hash is kept
   --key-id ID         an opaque name, without anything secret or public behind it`,
+		Example: `  keysidecar keys issue --owner m_books --public-key merchant.pem --scopes pay,refund
+  keysidecar keys issue --owner m_books --secret --prefix sk_live_ --expires-in 720h
+  keysidecar keys issue --owner m_books --key-id pk_live_1 --attributes '{"env":"live"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.inStore(cmd, func(ctx context.Context, cfg *config.Config, s keyStore) error {

@@ -19,7 +19,10 @@ func (c *cli) keysRevokeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke KEY_ID",
 		Short: "Revoke a key, in every sidecar",
-		Args:  cobra.ExactArgs(1),
+		Example: `  keysidecar keys revoke pk_live_1 --reason 'lost laptop'
+  keysidecar keys revoke pk_live_1 --wait=10s && echo nobody accepts it any more`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.inStore(cmd, func(ctx context.Context, _ *config.Config, s keyStore) error {
 				already, err := s.Revoke(ctx, args[0], reason)

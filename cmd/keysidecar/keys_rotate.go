@@ -23,7 +23,10 @@ func (c *cli) keysRotateCommand() *cobra.Command {
 		Long: `Issues a new key with the owner, the scopes and the attributes of an old one, and
 ends the old one in the same transaction: at once, or after --overlap, during which
 both are valid.`,
-		Args: cobra.ExactArgs(1),
+		Example: `  keysidecar keys rotate pk_live_1 --public-key new.pem --overlap 24h
+  keysidecar keys rotate sha256:vhH6 --secret --overlap 1h`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if overlap < 0 {
 				return &usageError{errors.New("--overlap: must not be negative"), cmd.CommandPath()}

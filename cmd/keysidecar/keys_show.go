@@ -46,7 +46,10 @@ func (c *cli) keysShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show KEY_ID",
 		Short: "Show one key as the store has it",
-		Args:  cobra.ExactArgs(1),
+		Example: `  keysidecar keys show pk_live_1
+  keysidecar keys show pk_live_1 -o json`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.inStore(cmd, func(ctx context.Context, _ *config.Config, s keyStore) error {
 				e, err := s.Get(ctx, args[0])

@@ -20,6 +20,8 @@ The role needs the right to create a schema; sidecars and relays never migrate.
 
 With --print it connects to nothing and writes the SQL for an empty database, for
 an administrator to read and run.`,
+		Example: `  keysidecar migrate --store.postgres.dsn_file owner-dsn
+  keysidecar migrate --print | psql "$DSN"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if show {

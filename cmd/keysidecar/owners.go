@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,10 +23,13 @@ func (c *cli) ownersCommand() *cobra.Command {
 
 func (c *cli) ownerChangeCommand(use, short, state string, change func(keyStore, context.Context, string) (bool, error)) *cobra.Command {
 	var wait time.Duration
+	verb, _, _ := strings.Cut(use, " ")
 	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.ExactArgs(1),
+		Use:         use,
+		Short:       short,
+		Example:     fmt.Sprintf("  keysidecar owners %[1]s m_books\n  keysidecar owners %[1]s m_books --wait=10s -o json", verb),
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.inStore(cmd, func(ctx context.Context, _ *config.Config, s keyStore) error {
 				already, err := change(s, ctx, args[0])
@@ -55,9 +59,11 @@ func (c *cli) ownerChangeCommand(use, short, state string, change func(keyStore,
 
 func (c *cli) ownersShowCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "show OWNER_ID",
-		Short: "Show an owner and how many keys it has",
-		Args:  cobra.ExactArgs(1),
+		Use:         "show OWNER_ID",
+		Short:       "Show an owner and how many keys it has",
+		Example:     `  keysidecar owners show m_books`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.inStore(cmd, func(ctx context.Context, _ *config.Config, s keyStore) error {
 				o, err := s.Owner(ctx, args[0])

@@ -33,7 +33,11 @@ freshness.stale_limit) has passed since this command first saw the change.
 
 Without --wait the answer is what is known now. Exit code 0: complete; 1: not yet,
 or there is no such change; 2: cannot tell.`,
-		Args: cobra.MaximumNArgs(1),
+		Example: `  keysidecar receipt pk_live_1 --wait
+  keysidecar receipt --owner m_books --wait=10s -o json
+  keysidecar receipt --seq 1234`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t.HasSeq = cmd.Flags().Changed("seq")
 			if err := targetOf(&t, args); err != nil {

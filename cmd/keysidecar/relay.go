@@ -21,6 +21,8 @@ one leads, the other takes over within three seconds.
 
 With --replay-from it has the relay that leads publish every event from that number
 on once more, and ends; sidecars and other consumers see them as duplicates.`,
+		Example: `  keysidecar relay --config relay.yaml
+  keysidecar relay --replay-from 1234`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("replay-from") {

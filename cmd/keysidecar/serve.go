@@ -11,7 +11,10 @@ func (c *cli) serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run a sidecar: answer on the socket until told to stop",
-		Args:  cobra.NoArgs,
+		Example: `  keysidecar serve --config keysidecar.yaml
+  keysidecar serve --store.kind file --store.file.path keys.yaml --listen.socket.path run/k.sock
+  keysidecar serve --usage.enabled --log.format console`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.daemon(cmd, config.ForSidecar, app.Serve)
 		},

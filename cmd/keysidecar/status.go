@@ -54,7 +54,10 @@ func (c *cli) statusCommand() *cobra.Command {
 		Short: "Show how fresh the running sidecar is",
 		Long: `Shows the state of the sidecar on this machine. Exit code 0: it answers from
 memory, 1: it does not (warming up, or out of touch), 2: it does not answer.`,
-		Args: cobra.NoArgs,
+		Example: `  keysidecar status
+  keysidecar status -o json --listen.socket.path run/k.sock`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {

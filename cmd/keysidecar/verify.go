@@ -76,17 +76,29 @@ func (c *cli) verifyCommand() *cobra.Command {
 		noCache    bool
 		maxAge     time.Duration
 		files      signedFiles
+		quiet      bool
 	)
 	cmd := &cobra.Command{
 		Use:   "verify KEY_ID | --key=-",
 		Short: "Ask the running sidecar whether a key may be used",
-		Long: `Asks the sidecar on this machine whether a key may be used. Exit code 0: valid,
-1: not valid, 2: cannot tell. A secret key is read from standard input (--key=-).
+		Long: `Asks the sidecar on this machine whether a key may be used. A secret key is read
+from standard input (--key=-).
+
+It is made for shell conditions. Exit code 0: valid; 1: not valid; 2: cannot tell, no
+sidecar answered, or wrong usage. So "if keysidecar verify" lets nothing pass that is
+not valid; to treat "cannot tell" otherwise than "no", look at the code. Never write
+"if ! keysidecar verify": it takes cannot tell for a no. Put -- before a KEY_ID that comes
+from outside; --help is answered with exit code 2 here, so that it is never a yes.
 
 With --signature, --algorithm and --message, or with --jws, it is valid only if the
 key made that signature, too. Signature and message are files as they are, without
 any encoding; - is standard input.`,
-		Args: cobra.MaximumNArgs(1),
+		Example: `  if keysidecar verify -q --owner m_books --scopes pay -- "$key_id"; then echo pay; fi
+  keysidecar verify -q -- "$key_id"; case $? in 0) echo yes ;; 1) echo no ;; *) echo try again later ;; esac
+  printf %s "$secret" | keysidecar verify --key=- --attribute env=live
+  keysidecar verify pk_live_1 --no-cache -o json`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := c.fillQuestion(&q, args, key, attributes); err != nil {
 				return &usageError{err, cmd.CommandPath()}
@@ -109,7 +121,7 @@ any encoding; - is standard input.`,
 			if err != nil {
 				return err
 			}
-			return c.printVerdict(q, status, body)
+			return c.printVerdict(q, status, body, quiet)
 		},
 	}
 	flags := cmd.Flags()
@@ -123,6 +135,7 @@ any encoding; - is standard input.`,
 	flags.StringVar(&files.jws, "jws", "", "file with a JWS in compact form that the key must have made")
 	flags.BoolVar(&noCache, "no-cache", false, "only by what the store says after this question")
 	flags.DurationVar(&maxAge, "max-age", 0, "only by what the store said at most so long ago, in whole seconds")
+	flags.BoolVarP(&quiet, "quiet", "q", false, "print no verdict: the exit code says it (mistakes are still told)")
 	flags.DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
 	config.AddFlags(flags, clientFlags...)
 	return cmd
@@ -163,7 +176,7 @@ func (c *cli) fillQuestion(q *question, args []string, key string, attributes []
 
 // printVerdict shows the answer. It believes "valid" only of the key it asked
 // about, as every client should.
-func (c *cli) printVerdict(q question, status int, body []byte) error {
+func (c *cli) printVerdict(q question, status int, body []byte, quiet bool) error {
 	var v verdict
 	if err := json.Unmarshal(body, &v); err != nil || v.Code == "" || (status != http.StatusOK && status != http.StatusForbidden && status != http.StatusServiceUnavailable) {
 		return problemError(status, body)
@@ -172,28 +185,16 @@ func (c *cli) printVerdict(q question, status int, body []byte) error {
 		return problemError(status, body)
 	}
 	valid := v.Valid && status == http.StatusOK && (q.KeyID == "" || q.KeyID == v.KeyID)
-	if c.json() {
-		if _, err := fmt.Fprintf(c.out, "%s\n", strings.TrimSpace(string(body))); err != nil {
-			return err
-		}
-	} else {
-		word := "not valid"
-		switch {
-		case valid:
-			word = "valid"
-		case v.Code == "unavailable":
-			word = "cannot tell"
-		}
-		line := fmt.Sprintf("%s: %s (%s", word, v.KeyID, v.Code)
-		if v.OwnerID != "" {
-			line += ", owner " + v.OwnerID
-		}
-		if v.Source != "" { // nothing stands behind "cannot tell"
-			line += fmt.Sprintf(", from %s, %d ms old", v.Source, int(v.AsOf.AgeMS))
-		}
-		if _, err := fmt.Fprintf(c.out, "%s)\n", line); err != nil {
-			return err
-		}
+	var err error
+	switch {
+	case quiet:
+	case c.json():
+		_, err = fmt.Fprintf(c.out, "%s\n", strings.TrimSpace(string(body)))
+	default:
+		_, err = fmt.Fprintln(c.out, c.verdictText(&v, valid))
+	}
+	if err != nil {
+		return err
 	}
 	switch {
 	case valid:
@@ -202,4 +203,23 @@ func (c *cli) printVerdict(q question, status int, body []byte) error {
 		return errSaid
 	}
 	return &noError{errSaid}
+}
+
+// verdictText is what people read.
+func (c *cli) verdictText(v *verdict, valid bool) string {
+	word, p := "not valid", red
+	switch {
+	case valid:
+		word, p = "valid", green
+	case v.Code == "unavailable":
+		word, p = "cannot tell", yellow
+	}
+	text := fmt.Sprintf("%s %s (%s", c.paintedFor(c.out, p, word+":"), v.KeyID, v.Code)
+	if v.OwnerID != "" {
+		text += ", owner " + printable(v.OwnerID)
+	}
+	if v.Source != "" { // nothing stands behind "cannot tell"
+		text += fmt.Sprintf(", from %s, %d ms old", v.Source, int(v.AsOf.AgeMS))
+	}
+	return text + ")"
 }

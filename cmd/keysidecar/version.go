@@ -14,7 +14,9 @@ func (c *cli) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Example: `  keysidecar version
+  keysidecar version -o json`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if c.json() {
 				return c.printJSON(map[string]any{"version": version, "revision": revision(), "go": runtime.Version(), "schema": schema.Latest})

@@ -19,7 +19,10 @@ func (c *cli) waitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "wait",
 		Short: "Wait until the sidecar is ready, to start after it",
-		Args:  cobra.NoArgs,
+		Example: `  keysidecar wait && exec ./application
+  keysidecar wait --timeout 30s`,
+		Annotations: map[string]string{answers: "yes"},
+		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {
