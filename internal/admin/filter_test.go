@@ -3,10 +3,13 @@ package admin
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
@@ -179,5 +182,50 @@ func TestAJWKSetHasOneVerdictForEachKey(t *testing.T) {
 	}
 	if k := rows[2].Key; rows[2].Err != nil || len(k.KeyID) != 43 || k.OwnerID != "" {
 		t.Errorf("the third: %+v", rows[2])
+	}
+}
+
+// The query for admin pages in the documents, as it stands there.
+func TestTheQueryForAdminPagesIsRight(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Last use of keys\n")
+	_, query, _ := strings.Cut(section, "```sql\n")
+	query, _, found := strings.Cut(query, "```")
+	if !found {
+		t.Fatal("there is no query")
+	}
+	p, conn := openPostgres(t)
+	for _, id := range []string{"pk_1", "pk_2", "pk_3"} {
+		k := key(id)
+		k.OwnerID = "m_books"
+		if err := p.Issue(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := conn.Exec(t.Context(), `INSERT INTO keysidecar.key_usage (key_id, last_used_at) VALUES ('pk_2', now()), ('pk_3', now() - interval '91 days')`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), "SET ROLE keysidecar_app"); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := conn.Query(t.Context(), query)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	var id string
+	var idle bool
+	if _, err := pgx.ForEachRow(rows, []any{&id, nil, nil, nil, &idle}, func() error {
+		have = append(have, fmt.Sprint(id, " ", idle))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"pk_2 false", "pk_3 true", "pk_1 true"}; !slices.Equal(have, want) {
+		t.Errorf("have %q, want %q", have, want)
 	}
 }

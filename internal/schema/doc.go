@@ -132,7 +132,8 @@
 // allowed to write the tables.
 //
 // keysidecar_sidecar reads keys, owners, the log, what is watched and the fleet,
-// and writes its registration. keysidecar_relay reads and prunes the log and keeps
+// and writes its registration and when keys were last used (keysidecar.key_usage,
+// which no trigger looks at). keysidecar_relay reads and prunes the log and keeps
 // the relay's row. keysidecar_app writes keys and owners and calls the helpers.
 // They are groups without login, made by migrate if it may; grant_roles() gives
 // them their rights again at the end of each migrate.
