@@ -43,7 +43,6 @@ What differs is read anew at the next request. A key that has just changed does 
 count. Exit code 0: no differences, 1: differences, 2: cannot tell.`,
 		Example: `  keysidecar audit
   keysidecar audit --timeout 5m -o json`,
-		Annotations: map[string]string{answers: "yes"},
 		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)

@@ -132,7 +132,7 @@ func TestMistakesInFlagsAndCommandsAreAnsweredWithWhatIsThere(t *testing.T) {
 		"owners suspnd m":                "did you mean suspend?",
 		"serve --cache.capcity 1":        "did you mean --cache.capacity?",
 		"serve --usage.enable":           "did you mean --usage.enabled?",
-		"keys list --unused-sinse 1d":    "did you mean --unused-since?",
+		"keys list --unused-sinc 1d":     "did you mean --unused-since?",
 		"keys list --state actve":        "did you mean active?",
 		"keys import x.csv --format cvs": "did you mean csv?",
 		"config validate --for relais":   "did you mean relay?",

@@ -28,7 +28,6 @@ it lives, or whether it is ready. It is for probes that must be commands, in ima
 without a shell. Where the admin listener is off, the sidecar's socket is asked.`,
 		Example: `  keysidecar healthcheck --live
   keysidecar healthcheck --ready --timeout 1s`,
-		Annotations: map[string]string{answers: "yes"},
 		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if live == ready {

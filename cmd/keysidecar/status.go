@@ -56,7 +56,6 @@ func (c *cli) statusCommand() *cobra.Command {
 memory, 1: it does not (warming up, or out of touch), 2: it does not answer.`,
 		Example: `  keysidecar status
   keysidecar status -o json --listen.socket.path run/k.sock`,
-		Annotations: map[string]string{answers: "yes"},
 		Args:        cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)

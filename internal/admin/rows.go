@@ -149,8 +149,9 @@ func jsonKind(t reflect.Type) string {
 		return "an object"
 	case reflect.Pointer, reflect.Struct:
 		return "a time in quotes"
+	default:
+		return "a text in quotes"
 	}
-	return "a text in quotes"
 }
 
 // errTime says how a time is written.

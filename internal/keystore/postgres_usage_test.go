@@ -222,6 +222,9 @@ func TestALockedTableOfUsesDelaysNoFenceAndNoFill(t *testing.T) {
 		if err != nil {
 			t.Fatalf("a fill: %v", err)
 		}
+		if _, err := b.source.Fence(ctx, FenceQuestion{At: noCursor, Limit: 1, By: Membership{Bound: time.Second}}); err != nil {
+			t.Fatalf("a fence: %v", err)
+		}
 		select {
 		case err := <-wrote:
 			if err == nil {

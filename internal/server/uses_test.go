@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -90,13 +89,12 @@ func newUses(tb testing.TB) *usage.Recorder {
 
 func TestACachedAnswerAllocatesNoMoreWithUsageOn(t *testing.T) {
 	keys, uses := newFixedKeys(t), newUses(t)
-	for name, request := range map[string]string{"get": getActive, "verify": postVerify, "batch of 10": postBatch(10)} {
-		result := testing.Benchmark(func(b *testing.B) {
-			serveScripted(b, keys, request, b.N, func(o *DataOptions) { o.Uses = uses })
-		})
-		if got := result.AllocsPerOp(); got > 0 && !raceEnabled {
-			t.Errorf("%s: %d allocations for an answer: %s", name, got, strings.TrimSpace(result.MemString()))
-		}
+	result := testing.Benchmark(func(b *testing.B) {
+		serveScripted(b, keys, postVerify, b.N, func(o *DataOptions) { o.Uses = uses })
+	})
+	// The race detector makes pools forget at random.
+	if got := result.AllocsPerOp(); got > 0 && !raceEnabled {
+		t.Errorf("%d allocations for an answer: %s", got, result.MemString())
 	}
 }
 
