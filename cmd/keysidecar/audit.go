@@ -43,7 +43,7 @@ What differs is read anew at the next request. A key that has just changed does 
 count. Exit code 0: no differences, 1: differences, 2: cannot tell.`,
 		Example: `  keysidecar audit
   keysidecar audit --timeout 5m -o json`,
-		Args:        cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {

@@ -28,7 +28,7 @@ it lives, or whether it is ready. It is for probes that must be commands, in ima
 without a shell. Where the admin listener is off, the sidecar's socket is asked.`,
 		Example: `  keysidecar healthcheck --live
   keysidecar healthcheck --ready --timeout 1s`,
-		Args:        cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if live == ready {
 				return &usageError{errors.New("say which: --live or --ready"), cmd.CommandPath()}

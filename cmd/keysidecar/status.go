@@ -56,7 +56,7 @@ func (c *cli) statusCommand() *cobra.Command {
 memory, 1: it does not (warming up, or out of touch), 2: it does not answer.`,
 		Example: `  keysidecar status
   keysidecar status -o json --listen.socket.path run/k.sock`,
-		Args:        cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {

@@ -21,7 +21,7 @@ func (c *cli) waitCommand() *cobra.Command {
 		Short: "Wait until the sidecar is ready, to start after it",
 		Example: `  keysidecar wait && exec ./application
   keysidecar wait --timeout 30s`,
-		Args:        cobra.NoArgs,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := c.load(cmd, config.ForClient)
 			if err != nil {
