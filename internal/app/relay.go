@@ -29,12 +29,11 @@ func makeRelay(p *process, cfg *config.Config, b Build) error {
 	if err != nil {
 		return err
 	}
-	tls, err := cfg.BrokerTLS()
-	if err != nil {
-		return err
+	if _, err := cfg.BrokerTLS(); err != nil {
+		return err // now, rather than at each attempt to connect
 	}
 	r, err := relay.New(relay.Options{
-		DSN: cfg.RelayDSN, URLs: cfg.BrokerURLs, TLS: tls, Exchange: cfg.AMQP.Exchange,
+		DSN: cfg.RelayDSN, URLs: cfg.BrokerURLs, TLS: cfg.BrokerTLS, Exchange: cfg.AMQP.Exchange,
 		PollInterval: cfg.Relay.PollInterval, Batch: cfg.Relay.Batch, Retention: cfg.Relay.Retention, Wakeup: cfg.Relay.Wakeup, Persistent: cfg.Relay.Persistent,
 		Logger: p.log.Named("relay"), Registerer: reg,
 	})

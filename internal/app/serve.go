@@ -141,13 +141,12 @@ func warmJitter(cfg *config.Config) time.Duration {
 }
 
 func newSubscriber(cfg *config.Config, store *keystore.Store, log *zap.Logger, reg prometheus.Registerer) (*subscriber.Subscriber, error) {
-	tls, err := cfg.BrokerTLS()
-	if err != nil {
-		return nil, err
+	if _, err := cfg.BrokerTLS(); err != nil {
+		return nil, err // now, rather than at each attempt to connect
 	}
 	a := &cfg.AMQP
 	return subscriber.New(subscriber.Options{
-		URLs: cfg.BrokerURLs, TLS: tls, Instance: cfg.Instance,
+		URLs: cfg.BrokerURLs, TLS: cfg.BrokerTLS, Instance: cfg.Instance,
 		Exchange: a.Exchange, QueuePrefix: a.QueuePrefix, QueueExpires: a.QueueExpires, QueueMaxLength: a.QueueMaxLength,
 		Store: store, Logger: log.Named("subscriber"), Registerer: reg,
 	})

@@ -162,7 +162,7 @@ type AMQP struct {
 	URL []string `key:"url" secret:"true"`
 	// File with the broker URLs, by comma or line. Read again at every reconnect, so that a password can be changed while running.
 	URLFile string `key:"url_file"`
-	// File with the certificate authorities (PEM) that amqps servers are checked against; empty: the system's.
+	// File with the certificate authorities (PEM) that amqps servers are checked against; empty: the system's. Read again at every reconnect.
 	CAFile string `key:"ca_file"`
 	// File with the client certificate (PEM) for amqps; read again at every reconnect.
 	CertFile string `key:"cert_file"`

@@ -39,7 +39,7 @@ var fieldDocs = map[string]string{
 	"usage.resolution":           "What last uses are rounded down to. It bounds how often the row of a key in use is written, by all sidecars together.",
 	"amqp.url":                   "Broker URLs, tried in turn; empty: no broker, fences only. Use either this or amqp.url_file.",
 	"amqp.url_file":              "File with the broker URLs, by comma or line. Read again at every reconnect, so that a password can be changed while running.",
-	"amqp.ca_file":               "File with the certificate authorities (PEM) that amqps servers are checked against; empty: the system's.",
+	"amqp.ca_file":               "File with the certificate authorities (PEM) that amqps servers are checked against; empty: the system's. Read again at every reconnect.",
 	"amqp.cert_file":             "File with the client certificate (PEM) for amqps; read again at every reconnect.",
 	"amqp.key_file":              "File with the private key (PEM) of amqp.cert_file.",
 	"amqp.exchange":              "Fanout exchange the relay publishes to and every sidecar binds its queue to.",

@@ -7,8 +7,9 @@ import (
 )
 
 // BrokerTLS returns how to speak TLS to amqps brokers; nil leaves it to the
-// parameters of the URLs and the system's authorities. The client certificate is
-// read anew at each handshake; the authorities once.
+// parameters of the URLs and the system's authorities. It reads every file anew
+// at each call, so that a reconnect uses the present authorities, certificate and
+// key.
 func (c *Config) BrokerTLS() (*tls.Config, error) {
 	if c.AMQP.CAFile == "" && c.AMQP.CertFile == "" {
 		return nil, nil //nolint:nilnil // nothing to say is no mistake
@@ -27,16 +28,29 @@ func (c *Config) BrokerTLS() (*tls.Config, error) {
 	if c.AMQP.CertFile == "" || c.AMQP.KeyFile == "" {
 		return conf, nil
 	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := tls.LoadX509KeyPair(c.AMQP.CertFile, c.AMQP.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("amqp.cert_file, amqp.key_file: %w", err)
-		}
-		return &cert, nil
-	}
-	if _, err := load(); err != nil {
+	cert, err := c.brokerCertificate()
+	if err != nil {
 		return nil, err
 	}
-	conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	conf.Certificates = []tls.Certificate{cert}
 	return conf, nil
+}
+
+// brokerCertificate returns the client certificate and its key. Renewing them
+// replaces two files one after the other, so that between them the pair does not
+// match: that attempt fails, and the next one finds both.
+func (c *Config) brokerCertificate() (tls.Certificate, error) {
+	certPEM, err := readFile(c.AMQP.CertFile, MaxFileBytes)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("amqp.cert_file: %w", err)
+	}
+	keyPEM, err := readFile(c.AMQP.KeyFile, MaxFileBytes)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("amqp.key_file: %w", err)
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("amqp.cert_file, amqp.key_file: %w", err)
+	}
+	return cert, nil
 }

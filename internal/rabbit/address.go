@@ -61,13 +61,10 @@ func (a address) auth() ([]amqp.Authentication, error) {
 	return offered, nil
 }
 
-// tls returns the configuration for a handshake with a, nil for a plain
-// connection. base is what the owner configured; the URL's parameters
-// (cacertfile, certfile, keyfile, server_name_indication) count where it is nil.
+// tls returns the configuration for a handshake with a. base is what the owner
+// configured; the URL's parameters (cacertfile, certfile, keyfile,
+// server_name_indication) count where it is nil.
 func (a address) tls(base *tls.Config) (*tls.Config, error) {
-	if a.uri.Scheme != "amqps" {
-		return nil, nil
-	}
 	if base != nil {
 		c := base.Clone()
 		if c.ServerName == "" {

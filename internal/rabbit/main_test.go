@@ -108,6 +108,8 @@ func begun(do func()) <-chan struct{} {
 	return done
 }
 
-func trusting(name string) *tls.Config {
-	return &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}
+func trusting(name string) func() (*tls.Config, error) {
+	return func() (*tls.Config, error) {
+		return &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}, nil
+	}
 }

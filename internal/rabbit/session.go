@@ -34,9 +34,10 @@ type Options struct {
 	// URLs returns the brokers to try (amqp:// or amqps://). It is asked again for
 	// every attempt, so that rotated credentials are picked up.
 	URLs func() ([]string, error)
-	// TLS is used for amqps://; nil means the URL's own parameters. An empty
-	// ServerName stands for the URL's host.
-	TLS *tls.Config
+	// TLS returns how to speak to amqps:// brokers, and is asked again for every
+	// attempt, so that rotated certificates are picked up. Nil, or a nil result,
+	// means the URL's own parameters. An empty ServerName stands for the URL's host.
+	TLS func() (*tls.Config, error)
 	// Name is what the broker's lists show as the connection's name.
 	Name string
 	// MaxMessageBytes is the size beyond which a message arrives empty; 0: none.
@@ -113,9 +114,9 @@ func (d *Dialer) open(ctx context.Context, addr address) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	secure, err := addr.tls(d.opts.TLS)
+	secure, err := d.tls(addr)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errTLS, err)
 	}
 	tcp := net.Dialer{
 		Timeout:         connectTimeout,
@@ -143,6 +144,21 @@ func (d *Dialer) open(ctx context.Context, addr address) (*Session, error) {
 		return nil, err
 	}
 	return newSession(conn, raw, addr.host, d.opts.RPCTimeout), nil
+}
+
+// tls returns how to speak to addr, as the files say now; nil for plain text.
+func (d *Dialer) tls(addr address) (*tls.Config, error) {
+	if addr.uri.Scheme != "amqps" {
+		return nil, nil //nolint:nilnil // plain text is no mistake
+	}
+	var base *tls.Config
+	if d.opts.TLS != nil {
+		var err error
+		if base, err = d.opts.TLS(); err != nil {
+			return nil, err
+		}
+	}
+	return addr.tls(base)
 }
 
 func (d *Dialer) handshake(ctx context.Context, raw net.Conn, addr address, secure *tls.Config, auth []amqp.Authentication) (*amqp.Connection, error) {

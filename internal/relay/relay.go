@@ -31,7 +31,7 @@ type Options struct {
 	DSN func() (string, error)
 	// URLs and TLS: see rabbit.Options.
 	URLs func() ([]string, error)
-	TLS  *tls.Config
+	TLS  func() (*tls.Config, error)
 	// Exchange is the fanout exchange to publish to.
 	Exchange string
 	// PollInterval is how often the log is read with WakeupPoll, and with

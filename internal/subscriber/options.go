@@ -29,7 +29,7 @@ type Store interface {
 type Options struct {
 	// URLs and TLS: see rabbit.Options.
 	URLs func() ([]string, error)
-	TLS  *tls.Config
+	TLS  func() (*tls.Config, error)
 	// Instance names this sidecar among all that share the exchange.
 	Instance string
 	// Exchange is the fanout exchange the relay publishes to.
