@@ -33,6 +33,8 @@ func (c *Config) Redacted() []Value {
 			origin = "default"
 		}
 		switch {
+		case s.mayHoldSecret() && text != "" && !isPath(text):
+			text = hidden
 		case !s.Secret || text == "":
 		case s.isList():
 			var urls []string

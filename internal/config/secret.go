@@ -7,16 +7,39 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // maxSecretBytes bounds what is read from a secret's file.
 const maxSecretBytes = 64 << 10
 
+// readNamed reads the file that the setting key names. Where that is no path, it
+// may be the secret itself, put there by mistake: then no error repeats it.
+func readNamed(key, name string, limit int64) ([]byte, error) {
+	data, err := readFile(name, limit)
+	switch {
+	case err == nil:
+		return data, nil
+	case isPath(name):
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return nil, fmt.Errorf("%s: must be the path of a file; there is no file of the name given, which is not shown because it may be a secret", key)
+}
+
+// isPath reports whether text looks like the path of a file, rather than like a
+// token, a URL or a connection string.
+func isPath(text string) bool {
+	if strings.Contains(text, "://") || strings.Contains(text, "password=") {
+		return false
+	}
+	return strings.ContainsAny(text, "/.")
+}
+
 // readSecret returns the trimmed content of a file, which must not be empty.
 func readSecret(key, name string) (string, error) {
-	data, err := readFile(name, maxSecretBytes)
+	data, err := readNamed(key, name, maxSecretBytes)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", key, err)
+		return "", err
 	}
 	data = bytes.TrimSpace(data)
 	if len(data) == 0 {

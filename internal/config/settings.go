@@ -108,6 +108,10 @@ func typeName(t reflect.Type) string {
 }
 
 // isList reports whether s takes several values.
+// mayHoldSecret: the setting names a file, and the file's content is easily put in
+// its place.
+func (s *Setting) mayHoldSecret() bool { return strings.HasSuffix(s.Key, "_file") }
+
 func (s *Setting) isList() bool { return s.Type == "list" }
 
 // set parses text into the field of c.

@@ -16,9 +16,9 @@ func (c *Config) BrokerTLS() (*tls.Config, error) {
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12}
 	if name := c.AMQP.CAFile; name != "" {
-		pem, err := readFile(name, MaxFileBytes)
+		pem, err := readNamed("amqp.ca_file", name, MaxFileBytes)
 		if err != nil {
-			return nil, fmt.Errorf("amqp.ca_file: %w", err)
+			return nil, err
 		}
 		conf.RootCAs = x509.NewCertPool()
 		if !conf.RootCAs.AppendCertsFromPEM(pem) {
@@ -40,13 +40,13 @@ func (c *Config) BrokerTLS() (*tls.Config, error) {
 // replaces two files one after the other, so that between them the pair does not
 // match: that attempt fails, and the next one finds both.
 func (c *Config) brokerCertificate() (tls.Certificate, error) {
-	certPEM, err := readFile(c.AMQP.CertFile, MaxFileBytes)
+	certPEM, err := readNamed("amqp.cert_file", c.AMQP.CertFile, MaxFileBytes)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("amqp.cert_file: %w", err)
+		return tls.Certificate{}, err
 	}
-	keyPEM, err := readFile(c.AMQP.KeyFile, MaxFileBytes)
+	keyPEM, err := readNamed("amqp.key_file", c.AMQP.KeyFile, MaxFileBytes)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("amqp.key_file: %w", err)
+		return tls.Certificate{}, err
 	}
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {

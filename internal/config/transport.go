@@ -33,44 +33,59 @@ func CheckDSN(dsn string, allowInsecure bool) error {
 	if allowInsecure {
 		return nil
 	}
-	plain := func(host string, t *tls.Config) bool {
-		return t == nil && !isLoopback(host) && !strings.HasPrefix(host, "/") && !strings.HasPrefix(host, "@")
-	}
-	insecure := ""
-	if plain(c.Host, c.TLSConfig) {
-		insecure = c.Host
-	}
-	for _, f := range c.Fallbacks {
-		if plain(f.Host, f.TLSConfig) {
-			insecure = f.Host
-		}
-	}
-	if insecure == "" {
+	way := weakest(c)
+	switch way.guard {
+	case plain:
+		return fmt.Errorf("lets the connection to %s be unencrypted: use sslmode=verify-full with sslrootcert, or name %s in allow_insecure",
+			way.host, InsecurePostgres)
+	case blind:
+		return fmt.Errorf("does not check the certificate of %s, so that anybody on the way can pass for it: "+
+			"use sslmode=verify-full with sslrootcert, or name %s in allow_insecure", way.host, InsecurePostgres)
+	default:
 		return nil
 	}
-	return fmt.Errorf("lets the connection to %s be unencrypted: use sslmode=verify-full with sslrootcert, or name %s in allow_insecure",
-		insecure, InsecurePostgres)
 }
 
-// unverified reports whether dsn allows a connection beyond this machine that is
-// encrypted but does not check the server's certificate (sslmode=require).
-func unverified(dsn string) bool {
-	c, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return false
-	}
-	blind := func(host string, t *tls.Config) bool {
-		return t != nil && t.InsecureSkipVerify && t.VerifyPeerCertificate == nil && !isLoopback(host)
-	}
-	if blind(c.Host, c.TLSConfig) {
-		return true
-	}
+// guard is how well a connection that leaves this machine is protected.
+type guard int
+
+const (
+	plain    guard = iota // sslmode=disable, allow, prefer
+	blind                 // sslmode=require: encrypted, with whoever answers
+	issuer                // sslmode=verify-ca: with anybody who has a certificate of the authority
+	complete              // sslmode=verify-full, or it stays on this machine
+)
+
+// way is one of the connections that a connection string allows.
+type way struct {
+	host  string
+	guard guard
+}
+
+// weakest returns the least protected of the connections that c allows.
+func weakest(c *pgconn.Config) way {
+	least := way{c.Host, guardOf(c.Host, c.TLSConfig)}
 	for _, f := range c.Fallbacks {
-		if blind(f.Host, f.TLSConfig) {
-			return true
+		if g := guardOf(f.Host, f.TLSConfig); g < least.guard {
+			least = way{f.Host, g}
 		}
 	}
-	return false
+	return least
+}
+
+func guardOf(host string, t *tls.Config) guard {
+	switch {
+	case isLoopback(host), strings.HasPrefix(host, "/"), strings.HasPrefix(host, "@"):
+		return complete
+	case t == nil:
+		return plain
+	case !t.InsecureSkipVerify:
+		return complete
+	case t.VerifyPeerCertificate != nil:
+		return issuer
+	default:
+		return blind
+	}
 }
 
 // dsnMistake returns pgx's reason without the connection string it repeats.

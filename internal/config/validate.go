@@ -85,7 +85,7 @@ func (v *validator) fail(key, format string, args ...any) {
 	switch {
 	case s.text(v.config) == "":
 		value = "not set"
-	case s.Secret:
+	case s.Secret, s.mayHoldSecret() && !isPath(s.text(v.config)):
 		value = "(secret)"
 	}
 	if origin := v.config.origins[key]; origin != "" {

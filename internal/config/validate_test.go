@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,7 +38,7 @@ func TestMistakesNameTheKeyTheValueAndTheMend(t *testing.T) {
 		want   string
 	}{
 		"no store":                   {0, func(c *Config) { c.Store.Postgres.DSN = "" }, "store.postgres.dsn: not set: must say how to reach Postgres"},
-		"two stores":                 {0, func(c *Config) { c.Store.Postgres.DSNFile = "x" }, `store.postgres.dsn_file: "x": store.postgres.dsn is set, too`},
+		"two stores":                 {0, func(c *Config) { c.Store.Postgres.DSNFile = "/x" }, `store.postgres.dsn_file: "/x": store.postgres.dsn is set, too`},
 		"unknown store":              {0, func(c *Config) { c.Store.Kind = "postgre" }, `store.kind: "postgre": must be postgres or file; did you mean postgres?`},
 		"file store without a file":  {0, func(c *Config) { c.Store.Kind = StoreFile }, `store.file.path: not set: must name the key file`},
 		"relay of a file":            {ForRelay, func(c *Config) { c.Store.Kind = StoreFile }, "store.kind: \"file\": a relay publishes"},
@@ -53,7 +54,7 @@ func TestMistakesNameTheKeyTheValueAndTheMend(t *testing.T) {
 		"broker of another kind":     {0, func(c *Config) { c.AMQP.URL = []string{"http://u:hunter2@b"} }, "URL 1 must begin with amqps://"},
 		"broker without host":        {0, func(c *Config) { c.AMQP.URL = []string{"amqps:///x"} }, "URL 1 names no host"},
 		"unreadable broker":          {0, func(c *Config) { c.AMQP.URL = []string{"amqps://u:hunter2%zz@b"} }, "URL 1 is no valid URL: percent-encode"},
-		"two brokers":                {0, func(c *Config) { c.AMQP.URL, c.AMQP.URLFile = []string{"amqps://b"}, "x" }, "amqp.url_file: \"x\": amqp.url is set, too"},
+		"two brokers":                {0, func(c *Config) { c.AMQP.URL, c.AMQP.URLFile = []string{"amqps://b"}, "/x" }, "amqp.url_file: \"/x\": amqp.url is set, too"},
 		"half a certificate":         {0, func(c *Config) { c.AMQP.URL, c.AMQP.CertFile = []string{"amqps://b"}, "x" }, "needs both"},
 		"broker's own exchange":      {0, func(c *Config) { c.AMQP.URL, c.AMQP.Exchange = []string{"amqps://b"}, "amq.fanout" }, "belong to the broker"},
 		"unknown transport":          {0, func(c *Config) { c.AllowInsecure = []string{"http"} }, `allow_insecure: "http": "http" is no transport`},
@@ -226,14 +227,61 @@ func TestThePromiseNamesTheBoundThatIsInForce(t *testing.T) {
 	}
 }
 
-func TestAnUncheckedCertificateIsAWarning(t *testing.T) {
+func TestUncheckedCertificatesAreRefusedUnlessAllowed(t *testing.T) {
 	clearEnv(t)
+	for _, test := range []struct{ dsn, refused, warned string }{
+		{"postgres://db/x?sslmode=disable", "lets the connection to db be unencrypted", "unencrypted"},
+		{"postgres://db/x", "lets the connection to db be unencrypted", "unencrypted"}, // prefer, the default
+		{"postgres://db/x?sslmode=allow", "lets the connection to db be unencrypted", "unencrypted"},
+		{"postgres://db/x?sslmode=require", "does not check the certificate of db", "certificate is not checked"},
+		{"postgres://127.0.0.1,db/x?sslmode=require", "does not check the certificate of db", "certificate is not checked"},
+		{"postgres://db/x?sslmode=verify-ca", "", "whoever has a certificate of the authority"},
+		{"postgres://db/x?sslmode=verify-full", "", ""},
+		{"postgres://127.0.0.1/x?sslmode=require", "", ""},
+	} {
+		c := valid()
+		c.Store.Postgres.DSN = test.dsn
+		err := c.Validate(ForSidecar)
+		if (err == nil) != (test.refused == "") || err != nil && !strings.Contains(err.Error(), test.refused) {
+			t.Errorf("%s: %v, want %q", test.dsn, err, test.refused)
+		}
+		c.AllowInsecure = []string{InsecurePostgres}
+		if err := c.Validate(ForSidecar); err != nil {
+			t.Errorf("%s, allowed: %v", test.dsn, err)
+		}
+		w := strings.Join(c.Warnings(), "\n")
+		if test.warned == "" && w != "" || !strings.Contains(w, test.warned) {
+			t.Errorf("%s: warned %q, want %q", test.dsn, w, test.warned)
+		}
+	}
+}
+
+// The usual mistake: the secret itself where its file's name belongs. It would
+// otherwise be in an error, in the log, and in what config print shows.
+func TestASecretInThePlaceOfItsFileIsNotShown(t *testing.T) {
+	clearEnv(t)
+	const secret = "hunter2hunter2hunter2"
 	c := valid()
-	c.Store.Postgres.DSN = "postgres://db/x?sslmode=require"
-	if err := c.Validate(ForSidecar); err != nil {
+	c.Listen.TCP.Address = "127.0.0.1:9475"
+	c.Listen.TCP.TokenFile, c.Keys.PepperFile = secret, secret
+	c.Store.Postgres.DSNFile = "host=db password=" + secret
+	c.AMQP.URLFile = "amqps://u:" + secret + "@broker"
+	c.AMQP.CAFile, c.AMQP.CertFile, c.AMQP.KeyFile = secret, secret, secret
+	var b strings.Builder
+	if err := WriteYAML(&b, c.Redacted()); err != nil {
 		t.Fatal(err)
 	}
-	if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, "certificate is not checked") {
-		t.Errorf("have %q", w)
+	for _, text := range []string{fmt.Sprint(c.Validate(ForSidecar)), fmt.Sprint(c.CheckFiles(ForSidecar)), fmt.Sprint(c.CheckFiles(ForRelay)), b.String()} {
+		if strings.Contains(text, secret) {
+			t.Errorf("shows the secret: %s", text)
+		}
+	}
+	if err := c.CheckFiles(ForSidecar); err == nil || !strings.Contains(err.Error(), "listen.tcp.token_file: must be the path of a file") {
+		t.Errorf("have %v", err)
+	}
+	for _, path := range []string{"/etc/keysidecar/dsn", "./token", "pepper.txt", "secrets/dsn", "/run/a=b/c"} {
+		if !isPath(path) {
+			t.Errorf("%s is not shown, and is a path", path)
+		}
 	}
 }

@@ -329,6 +329,10 @@ func Categorize(err error) string {
 		return "bad_row"
 	case errors.Is(err, ErrFile):
 		return "file"
+	case refusedLogin(err):
+		return "auth"
+	case refusedTLS(err):
+		return "tls"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
 	}

@@ -2,8 +2,11 @@ package keystore
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -728,4 +731,19 @@ func classify(err error) error {
 		return fmt.Errorf("%w: %w; grant the role keysidecar_sidecar", ErrSchema, err)
 	}
 	return err
+}
+
+// refusedLogin: the server does not take the user, the password or the client's
+// certificate (class 28, invalid authorization).
+func refusedLogin(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && strings.HasPrefix(pg.Code, "28")
+}
+
+// refusedTLS: one side does not trust the other's certificate. What the server
+// says against ours arrives as an alert, with the first read after the handshake.
+func refusedTLS(err error) bool {
+	var certificate *tls.CertificateVerificationError
+	var alert *net.OpError
+	return errors.As(err, &certificate) || errors.As(err, &alert) && alert.Op == "remote error"
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -244,6 +245,8 @@ func (db *database) rewind(ctx context.Context, from int64, n int) (to int64, er
 func databaseError(err error) string {
 	var server *pgconn.PgError
 	var network net.Error
+	var certificate *tls.CertificateVerificationError
+	var alert *net.OpError
 	switch {
 	case err == nil, errors.Is(err, errBrokerless):
 		return ""
@@ -255,6 +258,8 @@ func databaseError(err error) string {
 		return "bad_dsn"
 	case errors.As(err, &server):
 		return "sqlstate_" + server.Code
+	case errors.As(err, &certificate), errors.As(err, &alert) && alert.Op == "remote error":
+		return "tls"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return "timeout"
 	}

@@ -61,6 +61,39 @@ func WithRabbitMQTLS(certificate, key []byte) RabbitMQOption {
 	}
 }
 
+// WithRabbitMQClientCertificates makes the TLS listener ask for a certificate by
+// one of the authorities given (PEM), and turn away who has none. It comes after
+// WithRabbitMQTLS.
+func WithRabbitMQClientCertificates(authorities []byte) RabbitMQOption {
+	return func(r *RabbitMQ) error {
+		r.conf["ssl_options.cacertfile"] = r.ws.path("clients.pem")
+		r.conf["ssl_options.verify"] = "verify_peer"
+		r.conf["ssl_options.fail_if_no_peer_cert"] = "true"
+		return r.ws.write("clients.pem", authorities)
+	}
+}
+
+// UseTLS replaces the TLS listener's certificate and the authorities of clients'
+// certificates without a restart. Connections that exist stay as they are.
+func (r *RabbitMQ) UseTLS(server Pair, clients []byte) error {
+	for name, content := range map[string][]byte{"server.pem": server.Certificate, "server.key": server.Key, "clients.pem": clients} {
+		if err := r.ws.write(name, content); err != nil {
+			return err
+		}
+	}
+	_, err := r.Eval("ok = ssl:clear_pem_cache()") // else it keeps what it read for two minutes
+	return err
+}
+
+// Disconnect ends every connection of a user, as an administrator does.
+func (r *RabbitMQ) Disconnect(user string) error {
+	_, err := r.Eval(fmt.Sprintf(`rabbit_networking:close_all_user_connections(<<%q>>, <<"closed by the test">>)`, user))
+	return err
+}
+
+// WholeLog returns everything the broker printed.
+func (r *RabbitMQ) WholeLog() (string, error) { return r.ws.read("rabbitmq.log") }
+
 // StartRabbitMQMain starts a broker for callers without a testing.TB, such as
 // TestMain. Close ends it; if the process ends first, so does the broker.
 func StartRabbitMQMain(opts ...RabbitMQOption) (*RabbitMQ, error) {
@@ -148,6 +181,12 @@ func (w *workspace) write(name string, content []byte) error {
 		return nil
 	}
 	return os.Chown(w.path(name), int(w.cred.Uid), int(w.cred.Gid))
+}
+
+// read returns a file of the workspace.
+func (w *workspace) read(name string) (string, error) {
+	text, err := os.ReadFile(w.path(name))
+	return string(text), err
 }
 
 // env is the environment of the broker and of every tool that talks to it. No
