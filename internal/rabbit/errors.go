@@ -69,8 +69,6 @@ func Categorise(err error) Category {
 		return Unreachable
 	case errors.As(err, &netOp) && netOp.Op == "dial":
 		return Unreachable
-	case errors.As(err, &netOp) && netOp.Op == "remote error": // an alert against our certificate
-		return BadTLS
 	case errors.Is(err, ErrClosed), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
 		errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return Lost

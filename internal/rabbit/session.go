@@ -162,21 +162,22 @@ func (d *Dialer) tls(addr address) (*tls.Config, error) {
 }
 
 func (d *Dialer) handshake(ctx context.Context, raw net.Conn, addr address, secure *tls.Config, auth []amqp.Authentication) (*amqp.Connection, error) {
-	conn := raw
+	watched := &alerted{Conn: raw}
 	if secure != nil {
 		client := tls.Client(raw, secure)
 		if err := client.HandshakeContext(ctx); err != nil {
 			return nil, fmt.Errorf("%w: %w", errTLS, err)
 		}
-		conn = client
+		watched.Conn = client
 	}
+	var conn net.Conn = watched
 	if d.opts.MaxMessageBytes > 0 {
 		conn = newLimited(conn, d.opts.MaxMessageBytes)
 	}
 	properties := amqp.NewConnectionProperties()
 	properties.SetClientConnectionName(d.opts.Name)
 	properties["product"] = "keysidecar"
-	return amqp.Open(conn, amqp.Config{
+	opened, err := amqp.Open(conn, amqp.Config{
 		SASL:       auth,
 		Vhost:      addr.uri.Vhost,
 		Heartbeat:  d.opts.Heartbeat,
@@ -185,6 +186,7 @@ func (d *Dialer) handshake(ctx context.Context, raw net.Conn, addr address, secu
 		Properties: properties,
 		Locale:     "en_US",
 	})
+	return opened, watched.or(err)
 }
 
 // frameMax is the broker's own default. RabbitMQ 4.1 refuses values under 8192.

@@ -290,8 +290,8 @@ func TestExchangeMayBelongToSomebodyElse(t *testing.T) {
 	u, _ := url.Parse(vhost)
 	s := open(t, Options{URLs: list(vhost)})
 	for range 2 {
-		if own, err := s.DeclareExchange("events"); err != nil || !own {
-			t.Fatalf("own %v, %v", own, err)
+		if err := s.EnsureExchange("events"); err != nil {
+			t.Fatal(err)
 		}
 	}
 	ch, err := s.Channel()
@@ -301,8 +301,8 @@ func TestExchangeMayBelongToSomebodyElse(t *testing.T) {
 	if err := ch.ExchangeDeclare("topical", amqp.ExchangeTopic, true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
-	if own, err := s.DeclareExchange("topical"); err != nil || own {
-		t.Errorf("an exchange of another type: own %v, %v", own, err)
+	if err := s.EnsureExchange("topical"); err != nil {
+		t.Errorf("an exchange of another type: %v", err)
 	}
 
 	user := strings.ToLower(u.Path[1:])
@@ -313,10 +313,10 @@ func TestExchangeMayBelongToSomebodyElse(t *testing.T) {
 	}
 	u.User = url.UserPassword(user, "pw")
 	restricted := open(t, Options{URLs: list(u.String())})
-	if own, err := restricted.DeclareExchange("events"); err != nil || own {
-		t.Errorf("without the right to declare it: own %v, %v", own, err)
+	if err := restricted.EnsureExchange("events"); err != nil {
+		t.Errorf("without the right to declare it: %v", err)
 	}
-	if _, err := restricted.DeclareExchange("missing"); Categorise(err) != NoRight {
+	if err := restricted.EnsureExchange("missing"); Categorise(err) != NoRight {
 		t.Errorf("missing and not allowed to declare it: %v", err)
 	}
 }

@@ -1,32 +1,27 @@
 package rabbit
 
 import (
-	"fmt"
-
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// DeclareExchange makes sure that the durable fanout exchange exists. A user
-// without the right to declare it (403), or an exchange somebody declared
-// otherwise (406), is no obstacle if the exchange is there: then own is false.
-func (s *Session) DeclareExchange(name string) (own bool, err error) {
-	err = s.onProbe(func(ch *amqp.Channel) error {
-		return s.Call("declare exchange", func() error {
-			return ch.ExchangeDeclare(name, amqp.ExchangeFanout, true, false, false, false, nil)
-		})
-	})
-	if c := code(err); c != amqp.AccessRefused && c != amqp.PreconditionFailed {
-		return err == nil, err
-	}
-	found := s.onProbe(func(ch *amqp.Channel) error {
+// EnsureExchange makes sure that the exchange exists: it looks, and declares a
+// durable fanout exchange if there is none. So a user without the right to declare
+// it asks for nothing that is refused to it, and an exchange that somebody declared
+// otherwise is left as it is.
+func (s *Session) EnsureExchange(name string) error {
+	err := s.onProbe(func(ch *amqp.Channel) error {
 		return s.Call("look for exchange", func() error {
 			return ch.ExchangeDeclarePassive(name, amqp.ExchangeFanout, true, false, false, false, nil)
 		})
 	})
-	if found != nil {
-		return false, fmt.Errorf("%w; %w", err, found)
+	if code(err) != amqp.NotFound {
+		return err
 	}
-	return false, nil
+	return s.onProbe(func(ch *amqp.Channel) error {
+		return s.Call("declare exchange", func() error {
+			return ch.ExchangeDeclare(name, amqp.ExchangeFanout, true, false, false, false, nil)
+		})
+	})
 }
 
 // onProbe runs do on a channel of its own: the broker closes a channel with

@@ -123,7 +123,7 @@ func (p *publisher) live(ctx context.Context, dialer *rabbit.Dialer) (connected 
 	}
 	defer session.Close()
 	session.EndWith(ctx, stopGrace)
-	if _, err := session.DeclareExchange(p.opts.Exchange); err != nil {
+	if err := session.EnsureExchange(p.opts.Exchange); err != nil {
 		return false, err
 	}
 	ch, err := session.Channel()

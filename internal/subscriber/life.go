@@ -39,7 +39,6 @@ type life struct {
 	closed     <-chan *amqp.Error
 	deliveries <-chan amqp.Delivery
 	queue      string
-	exchange   bool // we may declare it
 	waiting    int  // messages the queue held at the beginning
 
 	last    int64  // seq of the message before this one; -1 at the beginning
@@ -51,12 +50,11 @@ type life struct {
 
 // attach makes the queue and begins to consume.
 func (s *Subscriber) attach(session *rabbit.Session) (*life, error) {
-	own, err := session.DeclareExchange(s.opts.Exchange)
-	if err != nil {
+	if err := session.EnsureExchange(s.opts.Exchange); err != nil {
 		return nil, err
 	}
-	l := &life{sub: s, session: session, exchange: own, last: -1}
-	err = l.consume(s.queue, false)
+	l := &life{sub: s, session: session, last: -1}
+	err := l.consume(s.queue, false)
 	if code, refused := rabbit.Refusal(err); refused {
 		var suffix [suffixBytes]byte
 		_, _ = rand.Read(suffix[:]) // never fails
@@ -199,18 +197,10 @@ func (l *life) ack() error {
 	return l.session.Call("acknowledge", func() error { return l.channel.Ack(l.tag, true) })
 }
 
-// bindAgain restores the exchange and the binding if somebody removed them. A
-// refusal ends the life, and the next one begins from nothing.
+// bindAgain restores the binding if somebody removed it. A refusal, such as when the
+// exchange is gone, ends the life, and the next one begins from nothing.
 func (l *life) bindAgain() error {
-	exchange := l.sub.opts.Exchange
-	if l.exchange {
-		if err := l.session.Call("declare exchange again", func() error {
-			return l.channel.ExchangeDeclare(exchange, amqp.ExchangeFanout, true, false, false, false, nil)
-		}); err != nil {
-			return err
-		}
-	}
-	return l.session.Call("bind queue again", func() error { return l.channel.QueueBind(l.queue, "", exchange, false, nil) })
+	return l.session.Call("bind queue again", func() error { return l.channel.QueueBind(l.queue, "", l.sub.opts.Exchange, false, nil) })
 }
 
 // lost says why no more deliveries come.

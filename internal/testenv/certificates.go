@@ -63,9 +63,10 @@ func (a *Authority) Server(until time.Duration, hosts ...string) (Pair, error) {
 	return a.issue(template)
 }
 
-// Client issues a certificate for the client named, valid for an hour.
-func (a *Authority) Client(name string) (Pair, error) {
-	template, err := newCertificate(name, time.Hour)
+// Client issues a certificate for the client named, valid until the given time
+// from now.
+func (a *Authority) Client(until time.Duration, name string) (Pair, error) {
+	template, err := newCertificate(name, until)
 	if err != nil {
 		return Pair{}, err
 	}
