@@ -47,6 +47,7 @@ vet: ## go vet
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 	$(GO) test -C test/k8s -count 1 -timeout 5m ./...
+	$(GO) test -C tools/bom -count 1 -timeout 5m ./...
 
 .PHONY: image
 image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)
@@ -125,6 +126,23 @@ lint: $(BIN)/golangci-lint ## Run the linters of .golangci.yml (built from sourc
 # of the program's go.mod.
 $(BIN)/golangci-lint: tools/go.mod tools/go.sum
 	$(GO) build -C tools -o ../$(BIN)/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# Both read the module cache and ask no network. They are built by a module of their
+# own, as the linter is.
+$(BIN)/bom: $(wildcard tools/bom/*)
+	$(GO) build -C tools/bom -o ../../$(BIN)/bom .
+
+# Of which binary, and where to.
+SBOM_OF ?= $(BIN)/keysidecar
+SBOM ?= $(BIN)/sbom.cdx.json
+
+.PHONY: sbom
+sbom: build $(BIN)/bom ## Write the bill of materials of bin/keysidecar, CycloneDX as JSON (SBOM_OF=binary SBOM=file)
+	$(BIN)/bom sbom -version $(VERSION) -o $(SBOM) $(SBOM_OF)
+
+.PHONY: licences
+licences: $(BIN)/bom ## List the licences of what is linked in docs/licences.md, their texts in bin; fails on one that is not allowed
+	$(BIN)/bom licences -o docs/licences.md -texts $(BIN)/third-party-licences.txt
 
 .PHONY: generate
 generate: ## Write generated files anew (the key descriptions of internal/config)

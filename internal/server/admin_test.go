@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -274,5 +275,56 @@ func TestAdminOptionsAreChecked(t *testing.T) {
 	}
 	if err := a.Listen(); err == nil || !strings.Contains(err.Error(), "256.0.0.1:1") {
 		t.Errorf("Listen: %v", err)
+	}
+}
+
+// Slow, large and never-ending requests to the admin listener are cut: whoever can
+// reach it must not be able to keep the probes and the scrapes out.
+func TestTheAdminListenerIsHeldUpBySlowOrLargeRequests(t *testing.T) {
+	t.Parallel()
+	a, err := NewAdmin(AdminOptions{Address: "127.0.0.1:0", Gatherer: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h := a.http; h.ReadHeaderTimeout > 5*time.Second || h.ReadTimeout > 10*time.Second || h.WriteTimeout > 30*time.Second || h.IdleTimeout > 2*time.Minute ||
+		min(h.ReadHeaderTimeout, h.ReadTimeout, h.WriteTimeout, h.IdleTimeout) <= 0 {
+		t.Error("a limit is missing, or long")
+	}
+	a.http.ReadHeaderTimeout, a.http.ReadTimeout, a.http.IdleTimeout = 100*time.Millisecond, 100*time.Millisecond, 100*time.Millisecond
+	if err := a.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}()
+	for name, sent := range map[string]string{
+		"nothing":                 "",
+		"half a header":           "GET /livez HTTP/1.1\r\nHost: x\r\nX-A",
+		"a body that never comes": "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nx",
+		"idle after an answer":    "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+		"a large header":          "GET /livez HTTP/1.1\r\nHost: x\r\nX-A: " + strings.Repeat("a", 64<<10) + "\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := net.Dial("tcp", a.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_, _ = io.WriteString(c, sent) // it may be cut while it sends
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			answer, err := io.ReadAll(c)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("still open; answered %q", answer)
+			}
+			if name == "a large header" && strings.HasPrefix(string(answer), "HTTP/1.1 200") {
+				t.Errorf("answered %q", answer)
+			}
+		})
 	}
 }

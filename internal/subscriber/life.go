@@ -39,7 +39,7 @@ type life struct {
 	closed     <-chan *amqp.Error
 	deliveries <-chan amqp.Delivery
 	queue      string
-	waiting    int  // messages the queue held at the beginning
+	waiting    int // messages the queue held at the beginning
 
 	last    int64  // seq of the message before this one; -1 at the beginning
 	unacked int    // applied and not acknowledged
