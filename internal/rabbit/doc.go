@@ -28,6 +28,11 @@
 // empty body, so that whoever may publish cannot make its readers run out of
 // memory.
 //
+// # Rotation
+//
+// URLs, authorities, client certificates and keys are asked for at every attempt
+// (Options.URLs, Options.TLS). A Session keeps what it began with.
+//
 // # Secrets
 //
 // URLs hold passwords. No error and no log line of this package contains a URL

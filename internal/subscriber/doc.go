@@ -13,7 +13,7 @@
 //
 // A life is one connection (package rabbit). At its beginning, in this order:
 //
-//  1. declare the exchange (durable, fanout), if that is allowed,
+//  1. look for the exchange, and declare it (durable, fanout) if it is missing,
 //  2. declare the queue <prefix><instance>: durable, classic, with x-expires,
 //     x-max-length and overflow drop-head, so that a sidecar that went away
 //     neither grows a queue for ever nor makes the relay's publications fail,
@@ -41,9 +41,10 @@
 // # What no signal tells
 //
 // A removed binding, a deleted exchange and a purged queue are silent. So the
-// life declares and binds again every few seconds, and at once when the keystore
-// says that a fence brought what the queue did not (QueueBehind); and every
-// message names its predecessor, so that the next one shows a gap. A number that
+// life binds again every few seconds, and at once when the keystore says that a
+// fence brought what the queue did not (QueueBehind): where the exchange is gone,
+// that is refused, and the next life declares it. And every message names its
+// predecessor, so that the next one shows a gap. A number that
 // was never used is no gap: the predecessor is named, not assumed.
 //
 // # The end of a life
