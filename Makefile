@@ -41,13 +41,14 @@ deps: ## Install what the tests and the demo need (Debian and Ubuntu, as root; e
 vet: ## go vet
 	$(GO) vet ./...
 
-# The manifests' tests are a module of their own, whose cache does not see that files
-# outside it have changed; hence -count 1.
+# The tests of manifests and of the Compose file are modules of their own, whose cache
+# does not see that files outside them have changed; hence -count 1.
 .PHONY: test
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 	$(GO) test -C test/k8s -count 1 -timeout 5m ./...
 	$(GO) test -C tools/bom -count 1 -timeout 5m ./...
+	$(GO) test -C test/compose -count 1 -timeout 5m ./...
 
 .PHONY: image
 image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)
@@ -56,6 +57,10 @@ image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-ar
 .PHONY: test-image
 test-image: ## Build and run the image with a Docker engine (as root: one is started privately if none answers)
 	$(GO) test -tags image -count 1 -v -timeout 30m ./test/image
+
+.PHONY: test-compose
+test-compose: deps ## Bring up deploy/docker-compose.yml with a Docker engine and docker-compose (as root; see deploy/compose/README.md)
+	$(GO) test -tags compose -count 1 -v -timeout 30m ./test/stack
 
 .PHONY: test-short
 test-short: ## Only the packages whose tests start no server, without the race detector

@@ -39,14 +39,14 @@ const (
 	finishLimit = 30 * time.Second
 )
 
-// The names of the two services in deploy/docker-compose.yml, and of their user.
+// The names of the two services in docker-compose.yml, and of their user.
 const (
 	postgres = "postgres"
 	rabbitmq = "rabbitmq"
 	login    = "keysidecar"
 )
 
-// compose runs Postgres and RabbitMQ of deploy/docker-compose.yml as a project of
+// compose runs Postgres and RabbitMQ of docker-compose.yml, beside this file, as a project of
 // its own. It is a cluster.Servers.
 //
 // It asks no more of the tool than docker-compose 1.29 can do: no --wait, no
@@ -90,7 +90,7 @@ func findCompose(ctx context.Context) ([]string, error) {
 
 // project adds a project's name and the file to the command.
 func project(tool []string, id string) []string {
-	return append(slices.Clone(tool), "--project-name", id, "--file", filepath.Join("deploy", "docker-compose.yml"))
+	return append(slices.Clone(tool), "--project-name", id, "--file", filepath.Join("test", "demo", "docker-compose.yml"))
 }
 
 // newCompose makes a project that holds nothing yet. Close must be called.

@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keysidecar/keysidecar/test/engine"
 )
 
 const (
@@ -24,26 +27,28 @@ const (
 	maxSize = 25 << 20
 )
 
-func (e *engine) build(name string, args ...string) time.Duration {
-	e.t.Helper()
+var otherArch = map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]
+
+func build(t *testing.T, e *engine.Engine, name string, args ...string) time.Duration {
+	t.Helper()
 	begun := time.Now()
-	e.t.Cleanup(func() { _, _ = e.try("rmi", "-f", name) })
-	e.must(append(append([]string{"build", "--network=none", "-t", name, "--build-arg", "VERSION=" + version, "--build-arg", "REVISION=abcdef"}, args...), root)...)
+	t.Cleanup(func() { _, _ = e.Try("rmi", "-f", name) })
+	e.Must(append(append([]string{"build", "--network=none", "-t", name, "--build-arg", "VERSION=" + version, "--build-arg", "REVISION=abcdef"}, args...), root)...)
 	return time.Since(begun)
 }
 
 func TestTheImageDoesNotRunInProduction(t *testing.T) {
-	e := newEngine(t)
-	compiler := e.compiler()
-	t.Logf("built in %v", e.build(tag, "--build-arg", "BUILD_IMAGE="+compiler))
+	e := engine.New(t)
+	compiler := e.Compiler(root)
+	t.Logf("built in %v", build(t, e, tag, "--build-arg", "BUILD_IMAGE="+compiler))
 
 	t.Run("says what it is and is small", func(t *testing.T) { describes(t, e) })
 	t.Run("holds nothing else", func(t *testing.T) { holdsNothingElse(t, e) })
 	t.Run("can be built again to the same bytes", func(t *testing.T) { isReproducible(t, e) })
 	t.Run("answers a container of another user and stops in time", func(t *testing.T) { answers(t, e) })
 	t.Run("is built for the other architecture", func(t *testing.T) {
-		e.build(tag+"-other", "--build-arg", "BUILD_IMAGE="+compiler, "--platform", "linux/"+otherArch)
-		f, err := elf.Open(e.binary(tag + "-other"))
+		build(t, e, tag+"-other", "--build-arg", "BUILD_IMAGE="+compiler, "--platform", "linux/"+otherArch)
+		f, err := elf.Open(binary(t, e, tag + "-other"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,7 +60,7 @@ func TestTheImageDoesNotRunInProduction(t *testing.T) {
 	})
 }
 
-func describes(t *testing.T, e *engine) {
+func describes(t *testing.T, e *engine.Engine) {
 	var images []struct {
 		Size   int64
 		Config struct {
@@ -66,7 +71,7 @@ func describes(t *testing.T, e *engine) {
 			Healthcheck struct{ Test []string }
 		}
 	}
-	if err := json.Unmarshal([]byte(e.must("image", "inspect", tag)), &images); err != nil {
+	if err := json.Unmarshal([]byte(e.Must("image", "inspect", tag)), &images); err != nil {
 		t.Fatal(err)
 	}
 	i := images[0]
@@ -83,28 +88,28 @@ func describes(t *testing.T, e *engine) {
 			t.Errorf("label %s: %q", label, have)
 		}
 	}
-	if out := e.must("run", "--rm", "--network=none", tag, "version"); !strings.Contains(out, version) {
+	if out := e.Must("run", "--rm", "--network=none", tag, "version"); !strings.Contains(out, version) {
 		t.Errorf("version: %s", out)
 	}
 }
 
 // create makes a container that is never run, to look into the image.
-func (e *engine) create(image string) string {
-	e.t.Helper()
-	id := e.must("create", "--network=none", image)
-	e.t.Cleanup(func() { _, _ = e.try("rm", "-f", id) })
+func create(t *testing.T, e *engine.Engine, image string) string {
+	t.Helper()
+	id := e.Must("create", "--network=none", image)
+	t.Cleanup(func() { _, _ = e.Try("rm", "-f", id) })
 	return id
 }
 
-func (e *engine) binary(image string) string {
-	e.t.Helper()
-	file := filepath.Join(e.t.TempDir(), "keysidecar")
-	e.must("cp", e.create(image)+":/keysidecar", file)
+func binary(t *testing.T, e *engine.Engine, image string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "keysidecar")
+	e.Must("cp", create(t, e, image)+":/keysidecar", file)
 	return file
 }
 
-func holdsNothingElse(t *testing.T, e *engine) {
-	out, err := e.command("export", e.create(tag)).Output()
+func holdsNothingElse(t *testing.T, e *engine.Engine) {
+	out, err := e.Command("export", create(t, e, tag)).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +144,7 @@ func holdsNothingElse(t *testing.T, e *engine) {
 	}
 }
 
-func isReproducible(t *testing.T, e *engine) {
+func isReproducible(t *testing.T, e *engine.Engine) {
 	again := filepath.Join(t.TempDir(), "again")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", again, "./cmd/keysidecar")
 	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -150,7 +155,7 @@ func isReproducible(t *testing.T, e *engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	there, err := os.ReadFile(e.binary(tag))
+	there, err := os.ReadFile(binary(t, e, tag))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,26 +167,26 @@ func isReproducible(t *testing.T, e *engine) {
 // hardened is how a cluster with the restricted standard runs it.
 var hardened = []string{"--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"}
 
-func answers(t *testing.T, e *engine) {
+func answers(t *testing.T, e *engine.Engine) {
 	const volume = "keysidecar-test-socket"
-	e.must("volume", "create", volume)
-	defer func() { _, _ = e.try("volume", "rm", volume) }()
+	e.Must("volume", "create", volume)
+	defer func() { _, _ = e.Try("volume", "rm", volume) }()
 	keys, err := filepath.Abs(filepath.Join(root, "configs/dev-keys.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := e.must(append(append([]string{"run", "-d"}, hardened...), "-v", volume+":/run/keysidecar", "-v", keys+":/keys.yaml:ro",
+	id := e.Must(append(append([]string{"run", "-d"}, hardened...), "-v", volume+":/run/keysidecar", "-v", keys+":/keys.yaml:ro",
 		"-e", "KEYSIDECAR_STORE_KIND=file", "-e", "KEYSIDECAR_STORE_FILE_PATH=/keys.yaml", tag)...)
-	defer func() { _, _ = e.try("rm", "-f", id) }()
+	defer func() { _, _ = e.Try("rm", "-f", id) }()
 
 	// A second container, of another user, that shares the group and mounts the
 	// folder read-only; and one that does not share the group.
 	ask := func(user string, args ...string) (string, error) {
 		run := append(append([]string{"run", "--rm"}, hardened...), "--user", user, "-v", volume+":/run/keysidecar:ro", tag)
-		return e.try(append(run, args...)...)
+		return e.Try(append(run, args...)...)
 	}
 	if out, err := ask("1000:65532", "wait", "--timeout", "30s"); err != nil {
-		t.Fatalf("%v\n%s", err, e.must("logs", id))
+		t.Fatalf("%v\n%s", err, e.Must("logs", id))
 	} else {
 		t.Log("ready", out)
 	}
@@ -194,27 +199,27 @@ func answers(t *testing.T, e *engine) {
 	if out, err := ask("1000:1000", "verify", "pk_demo_good"); exitCode(err) != 2 || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("a user of another group: %v\n%s", err, out)
 	}
-	if out, err := e.try("exec", id, "/keysidecar", "healthcheck", "--ready"); err != nil {
+	if out, err := e.Try("exec", id, "/keysidecar", "healthcheck", "--ready"); err != nil {
 		t.Errorf("health: %v\n%s", err, out)
 	}
-	if out, err := e.try("exec", id, "/bin/sh"); err == nil {
+	if out, err := e.Try("exec", id, "/bin/sh"); err == nil {
 		t.Errorf("there is a shell: %s", out)
 	}
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(30 * time.Second); e.must("inspect", "-f", "{{.State.Health.Status}}", id) != "healthy"; <-tick.C {
+	for deadline := time.Now().Add(30 * time.Second); e.Must("inspect", "-f", "{{.State.Health.Status}}", id) != "healthy"; <-tick.C {
 		if time.Now().After(deadline) {
-			t.Fatalf("the engine does not find it healthy: %s", e.must("inspect", "-f", "{{json .State.Health}}", id))
+			t.Fatalf("the engine does not find it healthy: %s", e.Must("inspect", "-f", "{{json .State.Health}}", id))
 		}
 	}
 
 	begun := time.Now()
-	e.must("kill", "--signal=TERM", id)
-	code, err := strconv.Atoi(e.must("wait", id))
+	e.Must("kill", "--signal=TERM", id)
+	code, err := strconv.Atoi(e.Must("wait", id))
 	took := time.Since(begun)
 	t.Logf("stopped in %v", took)
 	if err != nil || code != 0 || took > 2*time.Second {
-		t.Errorf("exit code %d after %v, %v\n%s", code, took, err, e.must("logs", id))
+		t.Errorf("exit code %d after %v, %v\n%s", code, took, err, e.Must("logs", id))
 	}
 }
 
