@@ -58,9 +58,12 @@ image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-ar
 test-image: ## Build and run the image with a Docker engine (as root: one is started privately if none answers)
 	$(GO) test -tags image -count 1 -v -timeout 30m ./test/image
 
+# COMPOSE='docker compose' tests with Compose 2.
+COMPOSE ?= docker-compose
+
 .PHONY: test-compose
 test-compose: deps ## Bring up deploy/docker-compose.yml with a Docker engine and docker-compose (as root; see deploy/compose/README.md)
-	$(GO) test -tags compose -count 1 -v -timeout 30m ./test/stack
+	COMPOSE='$(COMPOSE)' $(GO) test -tags compose -count 1 -v -timeout 30m ./test/stack
 
 .PHONY: test-short
 test-short: ## Only the packages whose tests start no server, without the race detector

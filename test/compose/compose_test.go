@@ -138,11 +138,11 @@ func TestAServiceReachesMoreThanItNeeds(t *testing.T) {
 		if have := strings.Join(slices.Sorted(maps.Keys(s.Networks)), " "); have != networks[name] {
 			t.Errorf("%s is on %s", name, have)
 		}
-		if s.Ports != nil && !slices.ContainsFunc(slices.Collect(maps.Keys(s.Networks)), func(n string) bool { return !bool(p.Networks[n].Internal) }) {
+		if s.Ports != nil && !slices.ContainsFunc(slices.Collect(maps.Keys(s.Networks)), func(n string) bool { return !p.Networks[n].Internal }) {
 			t.Errorf("%s: a port of an internal network cannot be reached", name)
 		}
 	}
-	if p.Services["secrets"].NetworkMode != "none" || !bool(p.Networks["data"].Internal) || !bool(p.Networks["metrics"].Internal) {
+	if p.Services["secrets"].NetworkMode != "none" || !p.Networks["data"].Internal || !p.Networks["metrics"].Internal {
 		t.Error("data, metrics or secrets can reach the outside")
 	}
 }

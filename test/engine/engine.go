@@ -60,6 +60,18 @@ func New(t *testing.T) *Engine {
 	return start(t, e.docker)
 }
 
+// keeper runs dockerd until its standard input ends, as it also does when the test is
+// killed, and then removes what is left: containers end with their engine.
+const keeper = `
+dir=$1; shift
+ip link set lo up || exit 1
+dockerd "$@" &
+read -r _
+kill $!
+wait
+rm -rf -- "$dir"
+`
+
 // start starts dockerd in a network of its own.
 func start(t *testing.T, docker string) *Engine {
 	t.Helper()
@@ -67,22 +79,24 @@ func start(t *testing.T, docker string) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: what the engine mounts there must be gone before it is removed.
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(dir, "docker.sock")
-	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", `ip link set lo up && exec dockerd "$@"`, "sh",
+	cmd := exec.CommandContext(context.Background(), "/bin/sh", "-c", keeper, "keysidecar-test-engine", dir,
 		"--host=unix://"+socket, "--data-root="+dir+"/data", "--exec-root="+dir+"/exec", "--pidfile="+dir+"/pid", "--log-level=warn")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Cloneflags: syscall.CLONE_NEWNET}
+	end, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("no engine answers, and none can be started: %v", err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
+		_ = end.Close()
 		_ = cmd.Wait()
 	})
 	e := &Engine{t: t, docker: docker, host: "unix://" + socket, pid: cmd.Process.Pid}

@@ -48,7 +48,7 @@ func TestTheImageDoesNotRunInProduction(t *testing.T) {
 	t.Run("answers a container of another user and stops in time", func(t *testing.T) { answers(t, e) })
 	t.Run("is built for the other architecture", func(t *testing.T) {
 		build(t, e, tag+"-other", "--build-arg", "BUILD_IMAGE="+compiler, "--platform", "linux/"+otherArch)
-		f, err := elf.Open(binary(t, e, tag + "-other"))
+		f, err := elf.Open(binary(t, e, tag+"-other"))
 		if err != nil {
 			t.Fatal(err)
 		}

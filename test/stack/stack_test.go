@@ -60,6 +60,7 @@ func newStack(t *testing.T) *stack {
 
 func TestTheStackDoesNotComeUpOrARevokedKeyIsUsed(t *testing.T) {
 	s := newStack(t)
+	t.Log(s.must("version", "--short"))
 	begun := time.Now()
 	s.must("build")
 	t.Logf("built in %v", time.Since(begun))
@@ -68,7 +69,7 @@ func TestTheStackDoesNotComeUpOrARevokedKeyIsUsed(t *testing.T) {
 	if _, err := s.try("up", "-d"); err != nil {
 		t.Fatalf("%v\n%s", err, s.logs())
 	}
-	t.Logf("docker-compose up -d took %v", time.Since(begun))
+	t.Logf("up -d took %v", time.Since(begun))
 	s.settled(begun)
 
 	for _, step := range []struct {
@@ -418,10 +419,10 @@ func isWatched(t *testing.T, s *stack) {
 			Result []struct{ Metric map[string]string }
 		}
 	}
-	s.json(t, "PROMETHEUS_PORT", "/api/v1/query?query=workload:keysidecar_sidecars:count", &fresh)
-	if len(fresh.Data.Result) != 2 {
-		t.Errorf("workloads: %+v", fresh)
-	}
+	until(t, "the recording rules", func() (bool, string) {
+		s.json(t, "PROMETHEUS_PORT", "/api/v1/query?query=workload:keysidecar_sidecars:count", &fresh)
+		return len(fresh.Data.Result) == 2, fmt.Sprintf("%+v", fresh)
+	})
 }
 
 func hasQueues(t *testing.T, s *stack) {

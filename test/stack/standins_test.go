@@ -4,7 +4,6 @@ package stack
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,38 +142,4 @@ func readingOnly(path string) bool {
 		}
 	}
 	return false
-}
-
-// compose runs docker-compose on the stack.
-type compose struct {
-	t    *testing.T
-	e    *engine.Engine
-	args []string
-	env  []string
-}
-
-// command is a command of docker-compose, not started yet.
-func (c *compose) command(args ...string) *exec.Cmd {
-	cmd := exec.Command("docker-compose", append(slices.Clone(c.args), args...)...)
-	cmd.Env = append(c.e.Env(), c.env...)
-	return cmd
-}
-
-func (c *compose) try(args ...string) (string, error) {
-	var out, errs bytes.Buffer
-	cmd := c.command(args...)
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("docker-compose %s: %w\n%s%s", strings.Join(args, " "), err, out.String(), errs.String())
-	}
-	return out.String(), nil
-}
-
-func (c *compose) must(args ...string) string {
-	c.t.Helper()
-	out, err := c.try(args...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return strings.TrimSpace(out)
 }
