@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
-# Prometheus, which checks the alerts, a C compiler for the race detector, and Spin,
-# which checks the protocol's model. `deps.sh bench` also wants what the benchmarks
+# Prometheus, which checks the alerts, a C compiler for the race detector, Spin, which
+# checks the protocol's model, and what the programs of examples/ are written in: curl
+# and jq, Python, Java, Node. `deps.sh bench` also wants what the benchmarks
 # compare with: Redis. On Debian and Ubuntu, as root, it installs what is missing.
 # The packages' own services are neither started nor enabled, and no database
 # cluster is created: the tests run the programs by themselves.
@@ -19,6 +20,14 @@ gateways=(nginx caddy haproxy)
 for program in "${gateways[@]}"; do
 	PATH=$PATH:/usr/sbin:/usr/local/sbin command -v "$program" >/dev/null || missing+=("$program")
 done
+# The programs of examples/ and the languages they are in.
+for program in curl jq python3; do
+	command -v "$program" >/dev/null || missing+=("$program")
+done
+[ -x /usr/bin/python3 ] && /usr/bin/python3 -c 'import httpx' 2>/dev/null || missing+=(python3 python3-httpx)
+command -v javac >/dev/null || missing+=(default-jdk-headless)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
 if [ "${1:-}" = bench ]; then
 	command -v redis-server >/dev/null || missing+=(redis-server)
 fi
@@ -35,8 +44,9 @@ if ! command -v apt-get >/dev/null; then
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
 	deps: and gcc (the race detector and the model need it), spin, nginx, caddy,
-	deps: haproxy, prometheus and promtool on the PATH; for the benchmarks also
-	deps: redis-server.
+	deps: haproxy, prometheus and promtool on the PATH; for the examples curl, jq,
+	deps: node (18 or newer) and npm, a JDK (17 or newer), and /usr/bin/python3 with
+	deps: httpx; for the benchmarks also redis-server.
 	TXT
 	exit 1
 fi
