@@ -153,7 +153,7 @@ func TestNamedGoTestCommandsRunSomething(t *testing.T) {
 }
 
 func TestNamedFilesExist(t *testing.T) {
-	path := regexp.MustCompile(`^\.?/?(?:internal|cmd|docs|test|configs|scripts|bench|tools|deploy)/[\w./-]*$`)
+	path := regexp.MustCompile(`^\.?/?(?:internal|cmd|docs|test|configs|scripts|bench|tools|deploy|examples)/[\w./-]*$`)
 	for document, text := range documents(t) {
 		for _, c := range code(text) {
 			for word := range strings.FieldsSeq(c) {
@@ -414,5 +414,25 @@ func TestTheReadmeShowsWhatMakeRunPrints(t *testing.T) {
 	}
 	if lines < 5 {
 		t.Errorf("only %d lines to paste", lines)
+	}
+}
+
+// A block that says where it comes from is what is there, and what tests run there.
+func TestBlocksAreWhatTheExamplesHold(t *testing.T) {
+	from := regexp.MustCompile("(?ms)^<!-- from (\\S+) -->\n+```[a-z]*\n(.*?)^```")
+	count := 0
+	for document, text := range documents(t) {
+		for _, m := range from.FindAllStringSubmatch(text, -1) {
+			count++
+			if !strings.Contains(read(t, filepath.Join(root, m[1])), m[2]) {
+				t.Errorf("%s: the block is not in %s as it stands", document, m[1])
+			}
+		}
+		if marks := strings.Count(text, "<!-- from "); marks != len(from.FindAllString(text, -1)) {
+			t.Errorf("%s: a mark without a block", document)
+		}
+	}
+	if count < 8 {
+		t.Errorf("only %d blocks", count)
 	}
 }

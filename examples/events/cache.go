@@ -17,7 +17,7 @@ type cache struct {
 	hearing bool
 	// seq is the newest event that was read, or that an answer in here reflects.
 	seq int64
-	// read is when seq last rose because of a message.
+	// read is when seq last rose.
 	read time.Time
 	// based: every event up to seq was read or is reflected by what is in here.
 	based bool
@@ -79,7 +79,7 @@ func (c *cache) keep(v verdict, q question) {
 		return
 	}
 	if !c.based { // and the question was a fresh one
-		c.based, c.seq, c.history = true, v.AsOf.Seq, v.AsOf.History
+		c.based, c.seq, c.history, c.read = true, v.AsOf.Seq, v.AsOf.History, q.asked
 	}
 	if v.AsOf.History != c.history { // numbers begin anew
 		c.forget()

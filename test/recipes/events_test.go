@@ -149,3 +149,13 @@ func TestASubscriberForgetsEverythingWhenItMissedSomething(t *testing.T) {
 		}
 	}
 }
+
+func TestTheJavaCacheKeepsTheRules(t *testing.T) {
+	dir := t.TempDir()
+	if err := run(t.Context(), "", "javac", "-Xlint:all", "-Werror", "--release", "17", "-d", dir, examples+"/spring/KeyCache.java", "testdata/KeyCacheTest.java"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), "", "java", "-cp", dir, "KeyCacheTest"); err != nil {
+		t.Fatal(err)
+	}
+}
