@@ -120,6 +120,10 @@ mutants: deps ## Break the protocol's rules one by one and show which test notic
 model: deps ## Search the protocol's model and its mutants with Spin, the long searches too (Markdown)
 	$(GO) run ./test/model/cmd -out docs/evidence.md
 
+.PHONY: integrations
+integrations: deps ## Measure how soon gateways and the programs of examples/ refuse a revoked key; writes docs/integrations.md
+	$(GO) test -count 1 -p 1 -run 'TestARevokedKeyStops' ./test/gateways ./test/recipes -args -write ../../docs/integrations.md
+
 BASE ?= HEAD~1
 
 .PHONY: bench-compare

@@ -32,6 +32,10 @@ type gateway struct {
 	client *http.Client
 	// What its clients see when the sidecar cannot tell, and when it is down.
 	cannotTell, down int
+	// title, file and version are for the table: its name as a link, where its
+	// configuration is below examples/gateways, and the arguments that print its version.
+	title, file string
+	version     []string
 }
 
 // application is what the gateways protect. It answers with what it was sent.
@@ -138,9 +142,16 @@ func launch(g *gateway, program string, args ...string) (*gateway, error) {
 	if g.Process, err = world.Program(g.name, path, args...); err != nil {
 		return nil, err
 	}
+	printed, err := exec.Command(path, g.version...).CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w\n%s", program, err, printed)
+	}
+	g.version = []string{versionNumber.FindString(string(printed))}
 	g.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
 	return g, nil
 }
+
+var versionNumber = regexp.MustCompile(`\d+\.\d+\.\d+`)
 
 // place returns a folder and an address for a gateway. The address is free when it
 // is handed out; nothing else on this machine is given it meanwhile.
@@ -175,7 +186,8 @@ func newNginx(dir string) (*gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	return launch(&gateway{name: "nginx", address: address, cannotTell: 500, down: 500}, "nginx", "-p", folder, "-c", file, "-e", "stderr")
+	return launch(&gateway{name: "nginx", address: address, cannotTell: 500, down: 500,
+		title: "[nginx](#nginx) `auth_request`", file: "nginx.conf", version: []string{"-v"}}, "nginx", "-p", folder, "-c", file, "-e", "stderr")
 }
 
 func newCaddy(dir string) (*gateway, error) {
@@ -191,7 +203,8 @@ func newCaddy(dir string) (*gateway, error) {
 	if err := os.WriteFile(file, []byte("{\n\tadmin off\n\tauto_https off\n}\n"+text), 0o600); err != nil {
 		return nil, err
 	}
-	return launch(&gateway{name: "caddy", address: address, cannotTell: 503, down: 502}, "caddy", "run", "--config", file, "--adapter", "caddyfile")
+	return launch(&gateway{name: "caddy", address: address, cannotTell: 503, down: 502,
+		title: "[Caddy](#caddy) `forward_auth`", file: "Caddyfile", version: []string{"version"}}, "caddy", "run", "--config", file, "--adapter", "caddyfile")
 }
 
 func newHAProxy(dir string) (*gateway, error) {
@@ -208,7 +221,8 @@ func newHAProxy(dir string) (*gateway, error) {
 			return nil, err
 		}
 	}
-	return launch(&gateway{name: "haproxy", address: address, cannotTell: 503, down: 503}, "haproxy", "-db", "-C", folder, "-f", filepath.Join(folder, "haproxy.cfg"))
+	return launch(&gateway{name: "haproxy", address: address, cannotTell: 503, down: 503,
+		title: "[HAProxy](#haproxy) Lua", file: "haproxy.cfg", version: []string{"-v"}}, "haproxy", "-db", "-C", folder, "-f", filepath.Join(folder, "haproxy.cfg"))
 }
 
 // ask sends a request through the gateway. The answer's body is what the

@@ -5,6 +5,7 @@ package gateways
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net/http"
 	"os"
@@ -33,7 +34,13 @@ var world struct {
 	gateways []*gateway
 }
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+// write is the document that takes what was measured.
+var write = flag.String("write", "", "document whose section of gateways is written anew")
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(testMain(m))
+}
 
 func testMain(m *testing.M) (code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
