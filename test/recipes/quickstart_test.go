@@ -56,6 +56,9 @@ func newClone(t *testing.T, places ...string) clone {
 	if err := os.Symlink(world.Bin, filepath.Join(c.dir, "bin/keysidecar")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Symlink(world.Bin, filepath.Join(c.dir, "shim/keysidecar")); err != nil {
+		t.Fatal(err)
+	}
 	put(filepath.Join(c.dir, "shim/make"), "#!/bin/sh\n[ \"$*\" = run ] && exec bash scripts/run.sh\n", 0o700)
 	return c
 }
