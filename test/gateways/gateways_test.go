@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -178,7 +179,7 @@ func TestARevokedKeyStopsAtTheGateway(t *testing.T) {
 	})
 	if *write != "" && !t.Failed() {
 		text := "| gateway | transport | configuration | no credential | revoked or unknown key | sidecar cannot tell | sidecar down | revocation to refusal, median (worst) | checked |\n" +
-			"|---|---|---|---|---|---|---|---|---|\n" + rows.String() + unrun + "\nMeasured on " + evidence.Machine() + ".\n"
+			"|---|---|---|---|---|---|---|---|---|\n" + rows.String() + unrun + fmt.Sprintf("\nMeasured on %d cores.\n", runtime.NumCPU())
 		if err := evidence.WriteSection(*write, "gateways", text); err != nil {
 			t.Fatal(err)
 		}
