@@ -10,6 +10,7 @@ import (
 	"github.com/keysidecar/keysidecar/internal/config"
 	"github.com/keysidecar/keysidecar/internal/relay"
 	"github.com/keysidecar/keysidecar/internal/server"
+	"github.com/keysidecar/keysidecar/internal/statuspage"
 )
 
 // Relay runs a relay until ctx ends, and then returns nil.
@@ -49,6 +50,7 @@ func makeRelay(p *process, cfg *config.Config, b Build) error {
 		Checks:   []server.Check{{Name: "postgres", Check: func() error { return postgresCheck(r.Status()) }}},
 		Instance: cfg.Instance, Version: b.Version,
 		Components: map[string]func() any{"relay": func() any { return relayStatus(r.Status()) }},
+		Fleet:      func(ctx context.Context, search string) *statuspage.Fleet { return fleetStatus(ctx, r, search) },
 		Gatherer:   reg, Registerer: reg, Logger: p.log.Named("admin"),
 	})
 	if err != nil {
@@ -68,6 +70,20 @@ func relayStatus(s relay.Status) any {
 		LastError     string `json:"last_error,omitempty"`
 		DatabaseError string `json:"database_error,omitempty"`
 	}{s.Leader, s.PublishedSeq, s.HeadSeq, s.Connected, s.Host, string(s.LastError), s.DatabaseError}
+}
+
+// fleetStatus is what the status page and its JSON tell of all sidecars.
+func fleetStatus(ctx context.Context, r *relay.Relay, search string) *statuspage.Fleet {
+	report, why := r.Fleet(ctx, search)
+	s := r.Status()
+	f := &statuspage.Fleet{
+		Leads: s.Leader, Connected: s.Connected, Host: s.Host, BrokerError: string(s.LastError), DatabaseError: why, GateHeld: s.GateHeld,
+		History: r.History(), Every: relay.HistoryEvery, Over: relay.HistoryOver,
+	}
+	if report != nil {
+		f.Report = *report
+	}
+	return f
 }
 
 // postgresCheck makes a relay ready that can lead or stand by. The broker is not

@@ -14,6 +14,7 @@ import (
 	"github.com/keysidecar/keysidecar/internal/keystore"
 	"github.com/keysidecar/keysidecar/internal/receipt"
 	"github.com/keysidecar/keysidecar/internal/server"
+	"github.com/keysidecar/keysidecar/internal/statuspage"
 	"github.com/keysidecar/keysidecar/internal/subscriber"
 	"github.com/keysidecar/keysidecar/internal/usage"
 )
@@ -64,21 +65,33 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	p.add("keystore", store.Run)
 
+	receipts := newReceipts(source, store)
+	status := server.AdminOptions{
+		Status: store.Status, Activity: store.Activity, Glance: store.Glance, Lookups: store.Lookups,
+		Components: make(map[string]func() any),
+	}
+	if receipts != nil {
+		status.Receipts = receipts.Progress
+	}
+	if pg, ok := source.(*keystore.Postgres); ok {
+		status.Postgres = func() *statuspage.Postgres { return postgresStatus(pg.Connections()) }
+		status.Components["postgres"] = func() any { return status.Postgres() }
+	}
 	if cfg.HasBroker() {
 		sub, err := newSubscriber(cfg, store, p.log, reg)
 		if err != nil {
 			return err
 		}
 		store.OnQueueBehind(sub.QueueBehind)
-		components["broker"] = func() any { return brokerStatus(sub.Status()) }
+		status.Broker = func() *statuspage.Broker { return brokerStatus(sub.Status()) }
+		status.Components["broker"] = func() any { return status.Broker() }
 		p.add("subscriber", sub.Run)
 	}
 	if cfg.Listen.Admin.Address != "" {
-		admin, err := server.NewAdmin(server.AdminOptions{
-			Address: cfg.Listen.Admin.Address, Status: store.Status, Activity: store.Activity, StartUnwarmed: cfg.Startup.Require == config.RequireNone,
-			Instance: cfg.Instance, Version: b.Version, Components: components,
-			Gatherer: reg, Registerer: reg, Logger: p.log.Named("admin"),
-		})
+		status.Address, status.StartUnwarmed = cfg.Listen.Admin.Address, cfg.Startup.Require == config.RequireNone
+		status.Instance, status.Version = cfg.Instance, b.Version
+		status.Gatherer, status.Registerer, status.Logger = reg, reg, p.log.Named("admin")
+		admin, err := server.NewAdmin(status)
 		if err != nil {
 			return err
 		}
@@ -86,7 +99,7 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 			return err
 		}
 	}
-	data, err := newData(cfg, b, store, newReceipts(source, store), uses, p.log, reg)
+	data, err := newData(cfg, b, store, receipts, uses, p.log, reg)
 	if err != nil {
 		return err
 	}
@@ -98,13 +111,13 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 }
 
 // brokerStatus is what /statusz tells of the subscriber.
-func brokerStatus(s subscriber.Status) any {
-	return struct {
-		Connected bool   `json:"connected"`
-		Queue     string `json:"queue,omitempty"`
-		Host      string `json:"host,omitempty"`
-		LastError string `json:"last_error,omitempty"`
-	}{s.Connected, s.Queue, s.Host, string(s.LastError)}
+func brokerStatus(s subscriber.Status) *statuspage.Broker {
+	return &statuspage.Broker{Connected: s.Connected, Queue: s.Queue, Host: s.Host, LastError: string(s.LastError)}
+}
+
+// postgresStatus is what /statusz tells of the connections to the store.
+func postgresStatus(c keystore.Connections) *statuspage.Postgres {
+	return &statuspage.Postgres{Server: c.Server, Open: c.Open, Most: c.Most}
 }
 
 func newSource(cfg *config.Config, log *zap.Logger) (keystore.Source, error) {
@@ -156,7 +169,7 @@ func newSubscriber(cfg *config.Config, store *keystore.Store, log *zap.Logger, r
 const receiptReadTimeout = time.Second
 
 // newReceipts returns nil where there is no registry of sidecars.
-func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts {
+func newReceipts(source keystore.Source, store *keystore.Store) *receipt.Waiter {
 	reader, ok := source.(receipt.Reader)
 	if !ok {
 		return nil
@@ -167,7 +180,11 @@ func newReceipts(source keystore.Source, store *keystore.Store) server.Receipts 
 	}
 }
 
-func newData(cfg *config.Config, b Build, store *keystore.Store, receipts server.Receipts, uses *usage.Recorder, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
+func newData(cfg *config.Config, b Build, store *keystore.Store, waiter *receipt.Waiter, uses *usage.Recorder, log *zap.Logger, reg prometheus.Registerer) (*server.Data, error) {
+	var receipts server.Receipts // nil, and not a nil waiter, where there is no registry
+	if waiter != nil {
+		receipts = waiter
+	}
 	pepper, err := cfg.Pepper()
 	if err != nil {
 		return nil, err

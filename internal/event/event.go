@@ -25,10 +25,22 @@
 package event
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 
 	"github.com/google/uuid"
 )
+
+// pseudonymBytes of a hash tell a few million keys apart.
+const pseudonymBytes = 6
+
+// Pseudonym names a key or owner by the beginning of its identifier's SHA-256, for
+// pages that have no key data: enough to find one that is known.
+func Pseudonym(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:pseudonymBytes])
+}
 
 // Kind says what an event is about. The set is closed; Postgres checks it too.
 type Kind string

@@ -166,7 +166,12 @@ type Status struct {
 	StoreKind string
 	// LastFenceError is a category, empty after success.
 	LastFenceError string
-	Audit          AuditStatus
+	// FenceTook is how long the last answer to a fence took; 0 before the first.
+	FenceTook time.Duration
+	// Announced is the highest number of an event that a message has named since the
+	// last complete fence; 0 if none has. It is hearsay.
+	Announced int64
+	Audit     AuditStatus
 }
 
 // MaxPromise returns the longest time for which a revoked key can be accepted

@@ -215,6 +215,9 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 	page, err := s.source.Fence(ctx, q)
 	answered := s.clock.Sync()
 	s.sizePage(err)
+	if err == nil {
+		s.fenceTook.Store(int64(answered.Sub(asked)))
+	}
 	s.metrics.fenceDuration.Observe(answered.Sub(asked).Seconds())
 	switch {
 	case err != nil:
@@ -245,6 +248,10 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 		s.metrics.fence(fencePage)
 		return true, nil
 	}
+	if l := m.lease.Load(); l != nil {
+		s.oldest.note(answered.Sub(l.asked))
+	}
+	s.announced.Store(0) // what is genuine and newer asks for the next fence
 	until := asked.Add(s.term)
 	m.lease.Store(&lease{
 		asked: asked, until: until, staleUntil: asked.Add(max(s.term, s.opts.StaleLimit-clock.Uncertainty)),

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,6 +50,8 @@ type PostgresOptions struct {
 type Postgres struct {
 	opts PostgresOptions
 	pool *pgxpool.Pool
+	// server is where the fence's connection leads; nil or "" while there is none.
+	server atomic.Pointer[string]
 
 	mu     sync.Mutex // guards what follows; held by the one fence or warm under way
 	making *making    // the next conn, if it is wanted
@@ -229,6 +232,8 @@ func (p *Postgres) dedicated(ctx context.Context) (conn *pgx.Conn, err error) {
 		return nil, made.err
 	}
 	p.conn = made.conn
+	server := made.conn.PgConn().Conn().RemoteAddr().String()
+	p.server.Store(&server)
 	p.use(made.sql)
 	return p.conn, nil
 }
@@ -248,7 +253,27 @@ func (p *Postgres) dropOn(err error) {
 	if err != nil && p.conn != nil {
 		closeQuietly(p.conn)
 		p.conn = nil
+		p.server.Store(nil)
 	}
+}
+
+// Connections is what a Postgres holds open, for status pages.
+type Connections struct {
+	// Server is the address that the fence's connection leads to; empty while there is
+	// none.
+	Server string
+	// Open are those that are open, the fence's included, of at most Most.
+	Open, Most int
+}
+
+// Connections returns what is open now.
+func (p *Postgres) Connections() Connections {
+	c := Connections{Open: int(p.pool.Stat().TotalConns()), Most: p.opts.MaxConns}
+	if server := p.server.Load(); server != nil {
+		c.Server = *server
+		c.Open++
+	}
+	return c
 }
 
 func closeQuietly(conn *pgx.Conn) {

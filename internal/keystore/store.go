@@ -109,6 +109,9 @@ type Store struct {
 	asked      chan struct{} // somebody waits for a fence
 	nudged     chan struct{} // a fence would find something
 	fenceError atomic.Pointer[fenceResult]
+	fenceTook  atomic.Int64 // nanoseconds that the last answer took; for people
+	oldest     peak         // ages of leases when they were renewed; for people
+	announced  atomic.Int64 // highest number in a message since the last complete fence; for people
 	arrivals   *arrivals
 	audit      auditState
 	onBehind   atomic.Pointer[func()]
@@ -215,6 +218,7 @@ func (s *Store) Evict(e event.Event) {
 		s.metrics.marked.Inc()
 	}
 	s.activity.note(&e, true)
+	s.announce(e.Seq)
 	s.metrics.applied(pathQueue, 1)
 	s.RequestFence(FenceForMessage)
 }
@@ -258,6 +262,8 @@ func (s *Store) Status() Status {
 	}
 	st.Entries, st.Marks, st.Negative = m.count()
 	st.LastFenceError = s.fenceError.Load().category
+	st.FenceTook = time.Duration(s.fenceTook.Load())
+	st.Announced = s.announced.Load()
 	st.Audit = s.audit.snapshot(now)
 	return st
 }

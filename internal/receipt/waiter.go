@@ -34,6 +34,8 @@ type Waiter struct {
 	// Turn, if not nil, is held by whoever reads, and then for as long again: others
 	// need the connection, too.
 	Turn *semaphore.Weighted
+
+	desk desk
 }
 
 // Pauses between reads: short while a healthy fleet needs them, which is some tens of
@@ -58,6 +60,8 @@ func pauseAfter(waited time.Duration) time.Duration {
 // ErrLost, which are final.
 func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Receipt, error) {
 	begun := w.Clock.Sync()
+	wait := w.desk.open(t, begun)
+	defer func() { w.desk.close(wait, w.Clock.Now()) }()
 	var (
 		saw   clock.Instant
 		first State
@@ -85,6 +89,7 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 		if err == nil {
 			elapsed := now.Sub(saw)
 			r = s.judge(elapsed)
+			w.desk.see(wait, &r)
 			if next, ok := s.next(elapsed); ok {
 				left = min(left, max(next, time.Millisecond))
 			}
@@ -92,8 +97,8 @@ func (w *Waiter) Wait(ctx context.Context, t Target, atMost time.Duration) (Rece
 		if r.Complete || now.Sub(begun) >= atMost {
 			return r, err
 		}
-		wait := min(left, max(pauseAfter(now.Sub(begun)), readShare*now.Sub(asked)))
-		timer := time.NewTimer(wait)
+		rest := min(left, max(pauseAfter(now.Sub(begun)), readShare*now.Sub(asked)))
+		timer := time.NewTimer(rest)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():

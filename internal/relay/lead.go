@@ -55,7 +55,7 @@ func (r *Relay) lead(ctx context.Context, db *database) error {
 	helpers.Wait()
 
 	r.metrics.notLeading()
-	r.note(func(s *Status) { s.Leader, s.Connected, s.Host = false, false, "" })
+	r.note(func(s *Status) { s.Leader, s.Connected, s.Host, s.GateHeld = false, false, "", 0 })
 	r.opts.Logger.Info("no longer leading", zap.Int64("published_seq", t.win.marked), zap.Int("unconfirmed", t.flight), zap.Error(err))
 	return err
 }

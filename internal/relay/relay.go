@@ -15,6 +15,7 @@ import (
 
 	"github.com/keysidecar/keysidecar/internal/clock"
 	"github.com/keysidecar/keysidecar/internal/rabbit"
+	"github.com/keysidecar/keysidecar/internal/ring"
 )
 
 // The values of Options.Wakeup.
@@ -86,12 +87,15 @@ type limits struct {
 	prunePage    int
 }
 
+// registryEvery is how often a leader looks after the registry.
+const registryEvery = 2 * time.Second
+
 func defaultLimits() limits {
 	return limits{
 		db: 2 * time.Second, idleSession: 3 * time.Second, heartbeat: 500 * time.Millisecond, contend: 250 * time.Millisecond,
 		markEvery: 25 * time.Millisecond, confirm: 5 * time.Second, retryMin: 100 * time.Millisecond, retryMax: 5 * time.Second, attempts: 5,
 		brokerless: 5 * time.Second, resigned: time.Second, drain: 300 * time.Millisecond,
-		housekeeping: time.Minute, registry: 2 * time.Second, silent: 3 * time.Minute, keepNewest: 10000, prunePage: 5000,
+		housekeeping: time.Minute, registry: registryEvery, silent: 3 * time.Minute, keepNewest: 10000, prunePage: 5000,
 	}
 }
 
@@ -115,6 +119,8 @@ type Status struct {
 	// connected), DatabaseError on the way to Postgres (empty while connected).
 	LastError     rabbit.Category
 	DatabaseError string
+	// GateHeld is for how long a leader has seen one transaction hold the gate.
+	GateHeld time.Duration
 }
 
 // Relay publishes the log while it leads.
@@ -129,6 +135,9 @@ type Relay struct {
 
 	kept   clock.Instant   // when housekeeping was last begun; used by the leader only
 	keeper *registryKeeper // likewise: what it has waited for outlives a term
+
+	pane    *pane
+	history *ring.Ring[sample]
 
 	mu     sync.Mutex
 	status Status
@@ -149,6 +158,7 @@ func New(opts Options) (*Relay, error) {
 	}
 	return &Relay{
 		opts: opts, limits: defaultLimits(), clock: clock.New(), metrics: m, keeper: newRegistryKeeper(),
+		pane: newPane(), history: ring.New[sample](int(HistoryOver / HistoryEvery)),
 		name: fmt.Sprintf("%s/%d", host, os.Getpid()),
 		dial: rabbit.Options{URLs: opts.URLs, TLS: opts.TLS, Name: "keysidecar relay " + host},
 	}, nil

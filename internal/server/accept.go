@@ -103,6 +103,14 @@ func specificity(mediaRange []byte, typ string) int8 {
 	return 0
 }
 
+// mediaRange reads one element of an Accept field: the range in lower case, and its
+// weight.
+func mediaRange(element []byte) (typ string, q int16, ok bool) {
+	t, params, _ := bytes.Cut(element, []byte{';'})
+	q, ok = weight(params)
+	return string(bytes.ToLower(trimBlanks(t))), q, ok
+}
+
 // weight returns the q parameter in thousandths, 1000 if there is none.
 func weight(params []byte) (q int16, ok bool) {
 	for len(params) > 0 {

@@ -1,8 +1,6 @@
 package server
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"time"
 
 	"github.com/keysidecar/keysidecar/internal/event"
@@ -25,15 +23,6 @@ type eventBody struct {
 	Lag float64 `json:"lag_ms"`
 }
 
-// subjectBytes of a hash tell a few million keys apart.
-const subjectBytes = 6
-
-// subject names a key or owner by the beginning of its SHA-256.
-func subject(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return hex.EncodeToString(sum[:subjectBytes])
-}
-
 func newEventBody(e *keystore.Applied) eventBody {
 	b := eventBody{
 		Seq: e.Seq, Kind: string(e.Kind), Path: "fence",
@@ -44,7 +33,7 @@ func newEventBody(e *keystore.Applied) eventBody {
 		b.Path = "queue"
 	}
 	if id := e.KeyID + e.OwnerID; id != "" { // one of them is empty; both, of a reset
-		b.Subject = subject(id)
+		b.Subject = event.Pseudonym(id)
 	}
 	return b
 }

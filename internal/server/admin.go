@@ -2,12 +2,10 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -17,6 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/receipt"
+	"github.com/keysidecar/keysidecar/internal/statuspage"
 )
 
 // AdminOptions configure an admin listener. Address and Gatherer are required.
@@ -28,6 +28,18 @@ type AdminOptions struct {
 	Status func() keystore.Status
 	// Activity is what the keystore applied last; nil where there is none.
 	Activity func() []keystore.Applied
+	// Glance and Lookups are the keystore's; Glance is called every two seconds, for the
+	// status page's chart, and by nobody else. Both or neither are nil.
+	Glance  func() keystore.Glance
+	Lookups func() keystore.Lookups
+	// Receipts are the waits that the data listener has; nil where there is no registry.
+	Receipts func() []receipt.Progress
+	// Postgres and Broker are for the status page of a sidecar; nil where there is none.
+	Postgres func() *statuspage.Postgres
+	Broker   func() *statuspage.Broker
+	// Fleet makes this the admin listener of a relay. It returns what is known about all
+	// sidecars, and lists those whose name contains search; what it returns is changed.
+	Fleet func(ctx context.Context, search string) *statuspage.Fleet
 	// Checks must pass besides for /readyz. Each must return within milliseconds.
 	Checks []Check
 	// StartUnwarmed lets /startupz pass before the first warm (startup.require: none).
@@ -62,6 +74,7 @@ const (
 type Admin struct {
 	opts     AdminOptions
 	logger   *zap.Logger
+	statusz  *statusz
 	http     *http.Server
 	listener net.Listener
 }
@@ -82,6 +95,9 @@ func NewAdmin(opts AdminOptions) (*Admin, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	a := &Admin{opts: opts, logger: opts.Logger}
+	if a.statusz, err = newStatusz(&a.opts); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
 	a.http = &http.Server{
 		Handler:           a.handler(errorLog),
 		ReadHeaderTimeout: 5 * time.Second,
@@ -105,7 +121,7 @@ func (a *Admin) handler(errorLog promhttp.Logger) http.Handler {
 	mux.Handle("GET /healthz", a.probe("healthz", nil))
 	mux.Handle("GET /startupz", a.probe("startupz", a.startupChecks()))
 	mux.Handle("GET /readyz", a.probe("readyz", a.readinessChecks()))
-	mux.HandleFunc("GET /statusz", a.statusz)
+	mux.Handle("GET /statusz", a.statusz)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -130,6 +146,11 @@ func (a *Admin) Addr() net.Addr { return a.listener.Addr() }
 
 // Run serves until ctx ends, and stops within a second.
 func (a *Admin) Run(ctx context.Context) error {
+	measuring, stopMeasuring := context.WithCancel(ctx)
+	var measurer sync.WaitGroup
+	measurer.Go(func() { a.statusz.measure(measuring) })
+	defer measurer.Wait()
+	defer stopMeasuring()
 	served := make(chan error, 1)
 	go func() { served <- a.http.Serve(a.listener) }()
 	select {
@@ -144,73 +165,6 @@ func (a *Admin) Run(ctx context.Context) error {
 	}
 	<-served
 	return nil
-}
-
-// statuszBody is what /statusz answers.
-type statuszBody struct {
-	Instance   string         `json:"instance"`
-	Version    string         `json:"version"`
-	Build      buildBody      `json:"build"`
-	Keystore   *statusBody    `json:"keystore,omitempty"`
-	Components map[string]any `json:"components,omitempty"`
-	// Events are those applied last, newest first.
-	Events []eventBody `json:"recent_events,omitempty"`
-}
-
-type buildBody struct {
-	Go       string `json:"go"`
-	Revision string `json:"revision,omitempty"`
-	Time     string `json:"time,omitempty"`
-	Modified bool   `json:"modified,omitempty"`
-}
-
-// statusz tells the state of the process in JSON.
-func (a *Admin) statusz(w http.ResponseWriter, _ *http.Request) {
-	body := statuszBody{Instance: a.opts.Instance, Version: a.opts.Version, Build: readBuild()}
-	if a.opts.Status != nil {
-		s := a.opts.Status()
-		k := newStatusBody(a.opts.Instance, a.opts.Version, &s)
-		body.Keystore = &k
-	}
-	if a.opts.Activity != nil {
-		for _, e := range a.opts.Activity() {
-			body.Events = append(body.Events, newEventBody(&e))
-		}
-	}
-	if len(a.opts.Components) > 0 {
-		body.Components = make(map[string]any, len(a.opts.Components))
-		for name, status := range a.opts.Components {
-			body.Components[name] = status()
-		}
-	}
-	b, err := json.MarshalIndent(body, "", "  ")
-	if err != nil {
-		a.logger.Error("cannot encode the status", zap.Error(err))
-		http.Error(w, "internal error", http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", typeJSON)
-	_, _ = w.Write(append(b, '\n'))
-}
-
-// readBuild says what the binary was made from.
-func readBuild() (b buildBody) {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return b
-	}
-	b.Go = info.GoVersion
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			b.Revision = s.Value
-		case "vcs.time":
-			b.Time = s.Value
-		case "vcs.modified":
-			b.Modified = s.Value == "true"
-		}
-	}
-	return b
 }
 
 // limitedListener closes what connects beyond its number.

@@ -197,7 +197,7 @@ func TestStatuszTellsTheState(t *testing.T) {
 	if code != 200 || m.Instance != "i-1" || m.Version != "1.2.3" || m.Build.Go == "" || !m.Keystore.Warmed || m.Keystore.Entries != 7 || !m.Components.Broker.Connected {
 		t.Errorf("%d %s", code, body)
 	}
-	if len(m.Events) != 1 || m.Events[0].Seq != 9 || m.Events[0].Path != "queue" || m.Events[0].Lag != 1.5 || m.Events[0].Subject != subject("pk_live_1") {
+	if len(m.Events) != 1 || m.Events[0].Seq != 9 || m.Events[0].Path != "queue" || m.Events[0].Lag != 1.5 || m.Events[0].Subject != event.Pseudonym("pk_live_1") {
 		t.Errorf("%+v", m.Events)
 	}
 }

@@ -57,5 +57,6 @@
 // Admin serves /metrics, /livez, /readyz, /startupz and /statusz on net/http, on
 // an address that kubelet and Prometheus can reach. It has no key data. livez
 // asks no dependency; readyz asks whether this process can answer, not whether
-// Postgres or the broker can be reached.
+// Postgres or the broker can be reached. statusz.go tells everything else, in JSON and
+// as a page (package statuspage), and measures what the page's chart shows.
 package server
