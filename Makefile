@@ -41,14 +41,15 @@ deps: ## Install what the tests and the demo need (Debian and Ubuntu, as root; e
 vet: ## go vet
 	$(GO) vet ./...
 
-# The tests of manifests and of the Compose file are modules of their own, whose cache
-# does not see that files outside them have changed; hence -count 1.
+# The tests of the manifests, the Compose file and the status pages are modules of their
+# own, whose cache does not see that files outside them have changed; hence -count 1.
 .PHONY: test
 test: deps vet ## All tests under the race detector, on privately started Postgres and RabbitMQ
 	$(GO) test -race -timeout $(TEST_TIMEOUT) ./...
 	$(GO) test -C test/k8s -count 1 -timeout 5m ./...
 	$(GO) test -C tools/bom -count 1 -timeout 5m ./...
 	$(GO) test -C test/compose -count 1 -timeout 5m ./...
+	$(GO) test -C test/browser -count 1 -timeout 5m ./...
 
 .PHONY: image
 image: ## Build the image keysidecar:VERSION with docker (BUILD_ARGS='--build-arg BUILD_IMAGE=...' for a mirror)
@@ -111,6 +112,10 @@ memory: deps ## Measure the memory and the warm of one sidecar with a thousand t
 .PHONY: burst
 burst: deps ## Revoke 100,000 keys in one transaction while two sidecars are asked all the time
 	$(GO) run ./test/scale/cmd -burst 100000 -out docs/scale.md
+
+.PHONY: screenshots
+screenshots: deps ## Take the pictures of the status pages in docs anew, after five minutes of life
+	SCREENSHOTS=docs $(GO) test -C test/browser -count 1 -timeout 15m ./...
 
 .PHONY: mutants
 mutants: deps ## Break the protocol's rules one by one and show which test notices

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
-# Prometheus, which checks the alerts, a C compiler for the race detector, Spin, which
-# checks the protocol's model, and what the programs of examples/ are written in: curl
-# and jq, Python, Java, Node. `deps.sh bench` also wants what the benchmarks
+# Prometheus, which checks the alerts, Chromium, which looks at the status pages, a C
+# compiler for the race detector, Spin, which checks the protocol's model, and what the
+# programs of examples/ are written in: curl and jq, Python, Java, Node.
+# `deps.sh bench` also wants what the benchmarks
 # compare with: Redis. On Debian and Ubuntu, as root, it installs what is missing.
 # The packages' own services are neither started nor enabled, and no database
 # cluster is created: the tests run the programs by themselves.
@@ -15,6 +16,7 @@ compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgres
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
 command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
+command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
 command -v gcc >/dev/null && command -v spin >/dev/null || missing+=(spin gcc libc6-dev)
 gateways=(nginx caddy haproxy)
 for program in "${gateways[@]}"; do
@@ -44,9 +46,9 @@ if ! command -v apt-get >/dev/null; then
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
 	deps: and gcc (the race detector and the model need it), spin, nginx, caddy,
-	deps: haproxy, prometheus and promtool on the PATH; for the examples curl, jq,
-	deps: node (18 or newer) and npm, a JDK (17 or newer), and /usr/bin/python3 with
-	deps: httpx; for the benchmarks also redis-server.
+deps: haproxy, prometheus, promtool and chromium on the PATH; for the examples curl,
+deps: jq, node (18 or newer) and npm, a JDK (17 or newer), and /usr/bin/python3 with
+deps: httpx; for the benchmarks also redis-server.
 	TXT
 	exit 1
 fi
