@@ -48,7 +48,6 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	p.closing("source", source.Close)
 
-	components := make(map[string]func() any)
 	uses, err := newUsage(cfg, source, p.log, reg)
 	if err != nil {
 		return err
@@ -56,7 +55,6 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	if uses != nil {
 		// It stops after the keystore, whose end receipts wait for.
 		p.add("usage", uses.Run)
-		components["usage"] = func() any { return usageStatus(uses.Status()) }
 	}
 
 	store, err := newStore(cfg, b, source, p.log, reg)
@@ -72,6 +70,9 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 	}
 	if receipts != nil {
 		status.Receipts = receipts.Progress
+	}
+	if uses != nil {
+		status.Components["usage"] = func() any { return usageStatus(uses.Status()) }
 	}
 	if pg, ok := source.(*keystore.Postgres); ok {
 		status.Postgres = func() *statuspage.Postgres { return postgresStatus(pg.Connections()) }
