@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -31,11 +32,12 @@ func (c *cli) daemon(cmd *cobra.Command, role config.Role, run func(context.Cont
 		// Nothing is reloaded by it, and whoever believes so must not end a sidecar.
 		signal.Ignore(syscall.SIGHUP)
 	}
-	log, err := app.NewLogger(cfg, c.err)
+	log, level, err := app.NewLogger(cfg, c.err)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = log.Sync() }()
+	defer watchLevel(level, log)()
 	for _, w := range append(warnings, cfg.Warnings()...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
@@ -44,4 +46,15 @@ func (c *cli) daemon(cmd *cobra.Command, role config.Role, run func(context.Cont
 		return fmt.Errorf("%s: %w", cmd.Name(), err)
 	}
 	return nil
+}
+
+// watchLevel lets the log's level be changed until the function that it returns is called.
+func watchLevel(level *app.Level, log *zap.Logger) (leave func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { _ = level.Run(ctx, log) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
 }

@@ -18,13 +18,15 @@ const (
 	sampleRest  = 100
 )
 
-// NewLogger returns the logger that cfg asks for, which writes to w. Times are
-// RFC 3339 in UTC with milliseconds, as on every other surface.
-func NewLogger(cfg *config.Config, w io.Writer) (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(cfg.Log.Level)
+// NewLogger returns the logger that cfg asks for, which writes to w, and what
+// changes its level. Times are RFC 3339 in UTC with milliseconds, as on every other
+// surface.
+func NewLogger(cfg *config.Config, w io.Writer) (*zap.Logger, *Level, error) {
+	configured, err := zapcore.ParseLevel(cfg.Log.Level)
 	if err != nil {
-		return nil, fmt.Errorf("log.level: %w", err)
+		return nil, nil, fmt.Errorf("log.level: %w", err)
 	}
+	level := newLevel(configured)
 	enc := zap.NewProductionEncoderConfig()
 	enc.TimeKey, enc.MessageKey = "time", "message"
 	enc.EncodeTime = func(t time.Time, e zapcore.PrimitiveArrayEncoder) {
@@ -37,6 +39,6 @@ func NewLogger(cfg *config.Config, w io.Writer) (*zap.Logger, error) {
 		enc.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(enc)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
-	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, sampleFirst, sampleRest)), nil
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level.current)
+	return zap.New(zapcore.NewSamplerWithOptions(core, time.Second, sampleFirst, sampleRest)), level, nil
 }

@@ -62,7 +62,7 @@ func fileConfig(t *testing.T) *config.Config {
 func serve(t *testing.T, c *config.Config) (log *logBuffer, stop func() error) {
 	t.Helper()
 	log = &logBuffer{}
-	logger, err := NewLogger(c, log)
+	logger, _, err := NewLogger(c, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,7 +187,7 @@ func unreachable(t *testing.T) *config.Config {
 
 func TestASidecarThatCannotWarmEndsWithAClearErrorIfThatIsRequired(t *testing.T) {
 	c := unreachable(t)
-	logger, err := NewLogger(c, &logBuffer{})
+	logger, _, err := NewLogger(c, &logBuffer{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,9 +124,9 @@ func (c *Clock) Sync() Instant {
 func (c *Clock) calibrate() (cal calibration, width int64) {
 	var ts unix.Timespec
 	before := time.Now()
-	err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts)
+	err := unix.ClockGettime(bootClock, &ts)
 	if err != nil {
-		panic(fmt.Sprintf("clock: the kernel has no CLOCK_BOOTTIME: %v", err))
+		panic(fmt.Sprintf("clock: the kernel does not tell the boot time: %v", err))
 	}
 	mono := int64(before.Sub(c.base))
 	width = int64(time.Since(c.base)) - mono

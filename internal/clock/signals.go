@@ -9,9 +9,15 @@ import (
 	"time"
 )
 
+// Two real-time signals, which nobody else sends; SIGUSR1 changes the log's level.
+const (
+	sleepSignal = syscall.Signal(40)
+	wallSignal  = syscall.Signal(41)
+)
+
 // obeySignals lets the fault suite step the clock of a running process. It exists
-// only in programs built with the tag faultclock: SIGUSR1 is a machine sleep of
-// FAULTCLOCK_STEP (a duration, 10s if unset), SIGUSR2 steps the wall clock by that
+// only in programs built with the tag faultclock: signal 40 is a machine sleep of
+// FAULTCLOCK_STEP (a duration, 10s if unset), signal 41 steps the wall clock by that
 // much, forward and back in turn.
 func (c *Clock) obeySignals() {
 	step, err := time.ParseDuration(os.Getenv("FAULTCLOCK_STEP"))
@@ -19,10 +25,10 @@ func (c *Clock) obeySignals() {
 		step = 10 * time.Second
 	}
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGUSR1, syscall.SIGUSR2)
+	signal.Notify(signals, sleepSignal, wallSignal)
 	go func() {
 		for wall := step; ; {
-			if <-signals == syscall.SIGUSR1 {
+			if <-signals == sleepSignal {
 				c.Suspend(step)
 				continue
 			}

@@ -125,9 +125,9 @@ func (f *File) look(now time.Time) (fileStamp, error) {
 	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
 		return fileStamp{}, fmt.Errorf("%w: %s belongs to user %d, who is neither root nor this process's user %d", ErrFile, f.path, st.Uid, os.Geteuid())
 	}
-	ctime := time.Unix(st.Ctim.Unix())
+	ctime := changeTime(st)
 	return fileStamp{
-		dev: st.Dev, ino: st.Ino, size: info.Size(), mtime: info.ModTime(), ctime: ctime,
+		dev: uint64(st.Dev), ino: st.Ino, size: info.Size(), mtime: info.ModTime(), ctime: ctime, //nolint:unconvert // its type depends on the system
 		settled: now.Sub(ctime) > unsettled && now.Sub(info.ModTime()) > unsettled,
 	}, nil
 }

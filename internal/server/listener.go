@@ -180,10 +180,7 @@ func peerUser(nc net.Conn) (uid int, err error) {
 	uid = -1
 	var credErr error
 	err = raw.Control(func(fd uintptr) {
-		var cred *unix.Ucred
-		if cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); credErr == nil {
-			uid = int(cred.Uid)
-		}
+		uid, credErr = peerUID(int(fd))
 	})
 	return uid, errors.Join(err, credErr)
 }

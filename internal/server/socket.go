@@ -125,7 +125,7 @@ func bindSocket(s Socket) (*boundSocket, error) {
 	b := &boundSocket{Listener: l, path: s.Path}
 	var st unix.Stat_t
 	if err = unix.Lstat(temp, &st); err == nil {
-		b.dev, b.ino = st.Dev, st.Ino
+		b.dev, b.ino = uint64(st.Dev), st.Ino //nolint:unconvert // its type depends on the system
 		err = os.Rename(temp, s.Path)
 	}
 	if err != nil {
@@ -181,7 +181,7 @@ const backlog = 4096
 // listenAt makes a listening socket at path. Mode and group are set between bind
 // and listen, so nobody can connect before they hold.
 func listenAt(path string, mode fs.FileMode, gid *int) (net.Listener, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	fd, err := newSocket()
 	if err != nil {
 		return nil, fmt.Errorf("make a socket: %w", err)
 	}
@@ -222,7 +222,7 @@ func (b *boundSocket) Addr() net.Addr { return &net.UnixAddr{Name: b.path, Net: 
 // remove takes the name away if it is still this socket's.
 func (b *boundSocket) remove() {
 	var st unix.Stat_t
-	if unix.Lstat(b.path, &st) == nil && st.Dev == b.dev && st.Ino == b.ino {
+	if unix.Lstat(b.path, &st) == nil && uint64(st.Dev) == b.dev && st.Ino == b.ino { //nolint:unconvert // as above
 		_ = os.Remove(b.path)
 	}
 }
