@@ -1,12 +1,8 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-
 	"github.com/spf13/cobra"
 
-	"github.com/keysidecar/keysidecar/internal/admin"
 	"github.com/keysidecar/keysidecar/internal/config"
 )
 
@@ -16,12 +12,18 @@ func (c *cli) configCommand() *cobra.Command {
 
 func (c *cli) configValidateCommand() *cobra.Command {
 	var (
-		role             string
-		connect, noFiles bool
+		role string
+		v    validation
 	)
 	cmd := &cobra.Command{
 		Use:   "validate",
 		Short: "Check the configuration, and say what it promises",
+		Long: `Checks everything at once: for each mistake it says which setting it is about, its
+value, where that was set (flag, variable, line of the file, default), and what would
+mend it. Values that are legal and risky are warnings.
+
+Exit codes: 0 valid; 1 not valid, a database that is not ready (--connect), or a
+warning under --strict; 2 the configuration cannot be read or the database reached.`,
 		Example: `  keysidecar config validate --config keysidecar.yaml
   keysidecar config validate --connect
   keysidecar config validate --for relay --no-files --config relay.yaml`,
@@ -32,67 +34,16 @@ func (c *cli) configValidateCommand() *cobra.Command {
 			if !ok {
 				return &usageError{oneOf("for", role, []string{"sidecar", "relay"}), cmd.CommandPath()}
 			}
-			cfg, err := c.load(cmd, what)
-			if err == nil && !noFiles {
-				err = cfg.CheckFiles(what)
-			}
-			if errors.Is(err, config.ErrInvalid) {
-				return &noError{err}
-			}
-			if err != nil {
-				return err
-			}
-			for _, w := range cfg.Warnings() {
-				c.warn(w)
-			}
-			if connect {
-				if err := c.checkDatabase(cmd, cfg); err != nil {
-					return err
-				}
-			}
-			fmt.Fprintln(c.out, "the configuration is valid")
-			if what == config.ForSidecar {
-				for _, line := range cfg.Promise() {
-					fmt.Fprintln(c.out, "- "+line)
-				}
-			}
-			return nil
+			return c.validate(cmd, what, v)
 		},
 	}
 	cmd.Flags().StringVar(&role, "for", "sidecar", "what it is to run: sidecar or relay")
 	completeFlag(cmd, "for", []string{"sidecar", "relay"})
-	cmd.Flags().BoolVar(&noFiles, "no-files", false, "do not look at the files and directories it names (they are on another machine)")
-	cmd.Flags().BoolVar(&connect, "connect", false, "connect to Postgres, too, and check schema, rights, capture and how keys are read")
+	cmd.Flags().BoolVar(&v.noFiles, "no-files", false, "do not look at the files and directories it names (they are on another machine)")
+	cmd.Flags().BoolVar(&v.connect, "connect", false, "connect to Postgres, too, and check schema, rights, capture and how keys are read")
+	cmd.Flags().BoolVar(&v.strict, "strict", false, "answer no (exit code 1) to a configuration with warnings, too")
 	config.AddFlags(cmd.Flags())
 	return cmd
-}
-
-func (c *cli) checkDatabase(cmd *cobra.Command, cfg *config.Config) error {
-	if cfg.Store.Kind != config.StorePostgres {
-		return nil
-	}
-	dsn, err := cfg.StoreDSN()
-	if err != nil {
-		return err
-	}
-	ctx := cmd.Context()
-	db, err := admin.OpenPostgres(ctx, dsn, cfg.Store.Postgres.Relation, "")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = db.Close(ctx) }()
-	problems, err := db.Problems(ctx)
-	if err != nil {
-		return err
-	}
-	for _, p := range problems {
-		fmt.Fprintln(c.err, "keysidecar: problem: "+p)
-	}
-	if len(problems) > 0 {
-		return &noError{errSaid}
-	}
-	fmt.Fprintln(c.out, "the database is ready")
-	return nil
 }
 
 func (c *cli) configPrintCommand() *cobra.Command {

@@ -8,8 +8,9 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Problems looks at what a sidecar needs of the database and returns, a line
-// each, what is not as it should be. The error means that it could not look.
+// Problems looks at what a sidecar needs of the database, or a relay (which reads no
+// relation), and returns, a line each, what is not as it should be. The error means
+// that it could not look.
 func (p *Postgres) Problems(ctx context.Context) ([]string, error) {
 	var problems []string
 	var standby bool
@@ -29,6 +30,9 @@ func (p *Postgres) Problems(ctx context.Context) ([]string, error) {
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("look at the capture triggers: %w", err)
+	}
+	if p.relation == "" {
+		return problems, nil
 	}
 	scan, err := p.scans(ctx)
 	if err != nil {

@@ -63,7 +63,7 @@ type fileParser struct {
 }
 
 func (p *fileParser) mistake(line int, format string, args ...any) {
-	p.mistakes = append(p.mistakes, fmt.Errorf("%s:%d: %s", p.name, line, fmt.Sprintf(format, args...)))
+	p.mistakes = append(p.mistakes, &Mistake{Origin: fmt.Sprintf("%s:%d", p.name, line), Problem: fmt.Sprintf(format, args...)})
 }
 
 // mapping reads the members of node, whose keys go behind prefix.

@@ -1,11 +1,11 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -57,13 +57,13 @@ func Load(file string, flags *pflag.FlagSet) (c *Config, warnings []string, err 
 		if !v.IsSet(s.Key) {
 			continue
 		}
-		origin := originOf(s, flags, fromFile)
+		origin := originIn(s, flags, fromFile)
 		text := v.GetString(s.Key)
 		if err := s.set(c, text); err != nil {
 			if s.Secret {
 				text = "(secret)"
 			}
-			mistakes = append(mistakes, fmt.Errorf("%s: %q (%s): %w", s.Key, text, origin, err))
+			mistakes = append(mistakes, &Mistake{s.Key, strconv.Quote(text), origin, err.Error()})
 			continue
 		}
 		c.origins[s.Key] = origin
@@ -97,8 +97,8 @@ func bind(v *viper.Viper, s *Setting, flags *pflag.FlagSet) error {
 	return nil
 }
 
-// originOf says, in viper's order of precedence, where the value of s came from.
-func originOf(s *Setting, flags *pflag.FlagSet, fromFile map[string]fileValue) string {
+// originIn says, in viper's order of precedence, where the value of s came from.
+func originIn(s *Setting, flags *pflag.FlagSet, fromFile map[string]fileValue) string {
 	if flags != nil && flags.Changed(s.Key) {
 		return "flag --" + s.Key
 	}
@@ -119,21 +119,6 @@ func defaultInstance() (name, origin string) {
 		return "", "no host name: " + err.Error()
 	}
 	return host, "host name"
-}
-
-// ErrInvalid wraps every mistake in a configuration.
-var ErrInvalid = errors.New("invalid configuration")
-
-// invalid returns one error for all mistakes, one a line.
-func invalid(mistakes []error) error {
-	if len(mistakes) == 0 {
-		return nil
-	}
-	lines := make([]string, len(mistakes))
-	for i, m := range mistakes {
-		lines[i] = "  " + m.Error()
-	}
-	return fmt.Errorf("%w:\n%s", ErrInvalid, strings.Join(lines, "\n"))
 }
 
 // serviceEnv matches what Kubernetes adds for a Service called keysidecar or

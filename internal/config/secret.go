@@ -145,7 +145,7 @@ func (c *Config) CheckFiles(role Role) error {
 	var mistakes []error
 	check := func(err error) {
 		if err != nil {
-			mistakes = append(mistakes, err)
+			mistakes = append(mistakes, c.aboutFile(err))
 		}
 	}
 	if c.Store.Kind == StorePostgres && role != ForClient {

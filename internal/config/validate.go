@@ -84,14 +84,11 @@ func (v *validator) fail(key, format string, args ...any) {
 	value := fmt.Sprintf("%q", s.text(v.config))
 	switch {
 	case s.text(v.config) == "":
-		value = "not set"
+		value = notSet
 	case s.Secret, s.mayHoldSecret() && !isPath(s.text(v.config)):
 		value = "(secret)"
 	}
-	if origin := v.config.origins[key]; origin != "" {
-		value += " (" + origin + ")"
-	}
-	v.mistakes = append(v.mistakes, fmt.Errorf("%s: %s: %s", key, value, fmt.Sprintf(format, args...)))
+	v.mistakes = append(v.mistakes, &Mistake{key, value, v.config.originOf(key), fmt.Sprintf(format, args...)})
 }
 
 func (v *validator) oneOf(key, value string, allowed ...string) {
