@@ -65,7 +65,7 @@ func (c *cli) look(cmd *cobra.Command, role config.Role, how validation) (*valid
 	if len(mistakes) > 0 {
 		return found, nil
 	}
-	found.Warnings = append(found.Warnings, cfg.Warnings(role)...)
+	found.Warnings = append(found.Warnings, cfg.Risks(role)...)
 	if how.connect {
 		if found.Problems, err = databaseProblems(cmd.Context(), cfg, role); err != nil {
 			return nil, err

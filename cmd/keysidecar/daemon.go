@@ -38,7 +38,7 @@ func (c *cli) daemon(cmd *cobra.Command, role config.Role, run func(context.Cont
 	}
 	defer func() { _ = log.Sync() }()
 	defer watchLevel(level, log)()
-	for _, w := range append(warnings, cfg.Warnings(role)...) {
+	for _, w := range append(warnings, cfg.Risks(role)...) {
 		log.Warn("configuration", zap.String("warning", w))
 	}
 	if err := run(cmd.Context(), cfg, app.Build{Version: version}, log); err != nil {

@@ -14,6 +14,10 @@ import (
 // version is set by the linker (see the Makefile).
 var version = "devel"
 
+// commit is set by the linker for releases, which are built without the state of
+// the repository; else the compiler knows it.
+var commit string
+
 func main() {
 	// After the first signal the default action is back, so that a second one ends
 	// a process that does not stop.

@@ -57,12 +57,15 @@ func (c *cli) replay(cmd *cobra.Command, from int64) error {
 	if err := db.Close(ctx); err != nil {
 		return err
 	}
-	n, err := relay.Replay(ctx, dsn, from)
+	n, oldest, err := relay.Replay(ctx, dsn, from)
 	if err != nil {
 		return err
 	}
 	if c.json() {
-		return c.printJSON(map[string]int64{"events": n})
+		return c.printJSON(map[string]int64{"events": n, "oldest": oldest})
+	}
+	if from < oldest {
+		fmt.Fprintf(c.err, "keysidecar: warning: the log begins with number %d, and what came before was deleted: a consumer that needs it must load the tables\n", oldest)
 	}
 	_, err = fmt.Fprintf(c.out, "the relay that leads publishes %d events again\n", n)
 	return err

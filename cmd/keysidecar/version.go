@@ -29,6 +29,9 @@ func (c *cli) versionCommand() *cobra.Command {
 
 // revision is the commit the program was built from, if the build knew it.
 func revision() string {
+	if commit != "" {
+		return commit
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return ""

@@ -10,7 +10,7 @@ import (
 type Mistake struct { //nolint:errname // it is what users call it, and an error only inside the package
 	// Setting is the key it is about; empty if the form of the file is wrong.
 	Setting string `json:"setting,omitempty"`
-	// Value is what the setting has, in quotes, or notSet or "(secret)"; empty
+	// Value is what the setting has, in quotes, or "not set" or "(secret)"; empty
 	// where the fault is elsewhere (a file that it names).
 	Value string `json:"value,omitempty"`
 	// Origin is where the value came from: a flag, a variable, a line of the file, or
@@ -19,9 +19,6 @@ type Mistake struct { //nolint:errname // it is what users call it, and an error
 	// Problem says what is wrong and what would mend it.
 	Problem string `json:"problem"`
 }
-
-// notSet is the value of what is empty.
-const notSet = "not set"
 
 func (m *Mistake) Error() string {
 	var b strings.Builder
@@ -32,7 +29,7 @@ func (m *Mistake) Error() string {
 	switch {
 	case m.Setting == "":
 		b.WriteString(m.Origin)
-	case m.Origin != "" && m.Value != notSet:
+	case m.Origin != "" && m.Value != "not set":
 		b.WriteString(" (" + m.Origin + ")")
 	}
 	if b.Len() > 0 {

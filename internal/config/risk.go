@@ -22,10 +22,13 @@ const (
 	othersMayEdit = 0o022
 )
 
-// Warnings returns what is legal in role, but dangerous or probably not meant: each
-// with the setting, its value and where it came from.
-func (c *Config) Warnings(role Role) []string {
+// Risks returns Warnings, and what else is legal in role and takes something away:
+// the latter with the setting, its value and where it came from.
+func (c *Config) Risks(role Role) []string {
 	w := warner{config: c}
+	if role == ForSidecar || role == ForRelay {
+		w.warnings = c.Warnings()
+	}
 	w.postgres(role)
 	w.broker()
 	w.secretFiles()
@@ -63,7 +66,7 @@ func (w *warner) warn(key, format string, args ...any) {
 	m := Mistake{Setting: key, Value: strconv.Quote(s.text(w.config)), Origin: w.config.originOf(key), Problem: fmt.Sprintf(format, args...)}
 	switch {
 	case s.text(w.config) == "":
-		m.Value = notSet
+		m.Value = "not set"
 	case s.Secret, s.mayHoldSecret() && !isPath(s.text(w.config)):
 		m.Value = "(secret)"
 	}
@@ -92,20 +95,7 @@ func (w *warner) postgres(role Role) {
 	if err != nil || dsn == "" {
 		return
 	}
-	p, err := pgconn.ParseConfig(dsn)
-	if err != nil {
-		return
-	}
-	switch weakest(p).guard {
-	case plain:
-		w.warn(key, "the connection may be unencrypted (allow_insecure): passwords and keys can be read and changed on the way")
-	case blind:
-		w.warn(key, "the Postgres server's certificate is not checked: use sslmode=verify-full with sslrootcert")
-	case issuer:
-		w.warn(key, "sslmode=verify-ca: whoever has a certificate of the authority can pass for the Postgres server: use sslmode=verify-full")
-	case complete:
-	}
-	if p.Password != "" && strings.HasSuffix(key, "dsn") && !isLoopback(p.Host) {
+	if p, err := pgconn.ParseConfig(dsn); err == nil && p.Password != "" && strings.HasSuffix(key, "dsn") && !isLoopback(p.Host) {
 		w.warn(key, "it holds a password, which cannot be changed while this runs, and can be read in the environment of the process: use %s_file", key)
 	}
 }
@@ -145,12 +135,6 @@ func (w *warner) listeners() {
 	if s := &c.Listen.Socket; s.Path != "" && s.Mode&othersMayAsk != 0 && len(s.AllowedUIDs) == 0 {
 		w.warn("listen.socket.mode", "every user of the machine may ask: use 0660 and a common group, or listen.socket.allowed_uids")
 	}
-	if c.Listen.TCP.Address != "" && c.Listen.TCP.TokenFile == "" {
-		w.warn("listen.tcp.address", "without listen.tcp.token_file every process that shares this network namespace can ask")
-	}
-	if c.Authz.Credential == CredentialKeyID {
-		w.warn("authz.credential", "a key_id is not secret, so whoever knows one passes a gateway that asks nothing else")
-	}
 	if c.Startup.Require == RequireNone {
 		w.warn("startup.require", "the application is started before a key can be judged, and gets 503 until then")
 	}
@@ -159,9 +143,6 @@ func (w *warner) listeners() {
 func (w *warner) freshness() {
 	c := w.config
 	f := &c.Freshness
-	if f.OnStale == ServeStale {
-		w.warn("freshness.on_stale", "a revoked key can be accepted for up to %s while %s is away", formatDuration(f.StaleLimit), c.storeName())
-	}
 	if f.MaxStaleness > longBound {
 		w.warn("freshness.max_staleness", "a revoked key can be accepted for up to %s when something is broken", formatDuration(f.MaxStaleness))
 	}

@@ -24,9 +24,6 @@ func TestARiskIsTakenUnsaid(t *testing.T) {
 		change func(*Config)
 		want   string
 	}{
-		"unencrypted database": {ForSidecar, func(c *Config) {
-			c.Store.Postgres.DSN, c.AllowInsecure = "postgres://u:hunter2@db/x?sslmode=disable", []string{InsecurePostgres}
-		}, "store.postgres.dsn: (secret): the connection may be unencrypted"},
 		"password that stays": {ForSidecar, func(c *Config) { c.Store.Postgres.DSN = "postgres://u:hunter2@db/x?sslmode=verify-full" },
 			"it holds a password, which cannot be changed while this runs"},
 		"unencrypted broker": {ForRelay, func(c *Config) {
@@ -57,14 +54,14 @@ func TestARiskIsTakenUnsaid(t *testing.T) {
 			c := valid()
 			c.Store.Postgres.DSN = "postgres://u@localhost/x"
 			c.AMQP.URL = []string{"amqp://localhost/"}
-			if w := c.Warnings(test.role); len(w) > 0 {
+			if w := c.Risks(test.role); len(w) > 0 {
 				t.Fatalf("a harmless configuration has warnings: %q", w)
 			}
 			test.change(c)
 			if err := c.Validate(test.role); err != nil {
 				t.Fatalf("it is not legal: %v", err)
 			}
-			w := strings.Join(c.Warnings(test.role), "\n")
+			w := strings.Join(c.Risks(test.role), "\n")
 			if !strings.Contains(w, test.want) || strings.Contains(w, "hunter2") {
 				t.Errorf("have %s\nwant %s", w, test.want)
 			}

@@ -84,7 +84,7 @@ func (v *validator) fail(key, format string, args ...any) {
 	value := fmt.Sprintf("%q", s.text(v.config))
 	switch {
 	case s.text(v.config) == "":
-		value = notSet
+		value = "not set"
 	case s.Secret, s.mayHoldSecret() && !isPath(s.text(v.config)):
 		value = "(secret)"
 	}

@@ -222,7 +222,7 @@ func TestThePromiseNamesTheBoundThatIsInForce(t *testing.T) {
 	if p := strings.Join(c.Promise(), "\n"); !strings.Contains(p, "at most 10m after") || !strings.Contains(p, "marked stale") {
 		t.Errorf("have %s", p)
 	}
-	if w := strings.Join(c.Warnings(ForSidecar), "\n"); !strings.Contains(w, "for up to 10m while Postgres is away") {
+	if w := strings.Join(c.Warnings(), "\n"); !strings.Contains(w, "for up to 10m while Postgres is away") {
 		t.Errorf("have %s", w)
 	}
 }
@@ -249,7 +249,7 @@ func TestUncheckedCertificatesAreRefusedUnlessAllowed(t *testing.T) {
 		if err := c.Validate(ForSidecar); err != nil {
 			t.Errorf("%s, allowed: %v", test.dsn, err)
 		}
-		w := strings.Join(c.Warnings(ForSidecar), "\n")
+		w := strings.Join(c.Warnings(), "\n")
 		if test.warned == "" && w != "" || !strings.Contains(w, test.warned) {
 			t.Errorf("%s: warned %q, want %q", test.dsn, w, test.warned)
 		}

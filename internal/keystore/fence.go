@@ -34,6 +34,8 @@ const minPageRows = 64
 // Why a round of fences brought no lease.
 var (
 	errHistoryOver = errors.New("the log no longer holds this sidecar's cursor")
+	// errRewritten is the way for a history to be over that a clean failover is not.
+	errRewritten   = fmt.Errorf("%w, which was read from it", errHistoryOver)
 	errReset       = errors.New("the log says that everything was reset")
 	errCaptureLost = errors.New("capture is not in place: changes would not reach the log; see keysidecar.watched")
 )
@@ -226,7 +228,10 @@ func (s *Store) fence(ctx context.Context, m *memory) (full bool, err error) {
 		}
 		s.metrics.fence(fenceFailed)
 		return false, err
-	case !page.Known, page.Timeline != m.timeline:
+	case !page.Known:
+		s.metrics.fence(fenceHistoryOver)
+		return false, errRewritten
+	case page.Timeline != m.timeline:
 		s.metrics.fence(fenceHistoryOver)
 		return false, errHistoryOver
 	case !page.Member:
@@ -304,6 +309,11 @@ func (s *Store) end(m *memory, why error) {
 	s.refills = nil
 	m.ended.Store(true)
 	m.lease.Store(nil)
+	if errors.Is(why, errRewritten) {
+		s.metrics.rewritten.Inc()
+		s.log.Error("the log lacks an event that was read from it: a failover lost commits, a backup was restored, or the log was pruned; revocations may be lost",
+			zap.Int64("seq", m.cursor.Load().Seq), zap.Stringer("event_id", m.cursor.Load().ID))
+	}
 	if errors.Is(why, errHistoryOver) {
 		s.histories++
 		s.metrics.historyEnded.Inc()

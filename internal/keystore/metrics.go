@@ -61,6 +61,7 @@ type metrics struct {
 	fenceDuration prometheus.Histogram
 	requests      map[string]prometheus.Counter
 	historyEnded  prometheus.Counter
+	rewritten     prometheus.Counter
 	reports       prometheus.Counter
 	refills       prometheus.Counter
 	registrations prometheus.Counter
@@ -137,7 +138,8 @@ func newMetrics(to prometheus.Registerer, s *Store) (*metrics, error) {
 	m.fenceDuration = r.histogram("keysidecar_fence_duration_seconds", "Time from asking a fence's question to its answer.",
 		[]float64{50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3, 1, 2.5})
 	m.requests = counters(r, "keysidecar_fence_requests_total", "Fences asked for outside their interval, by why.", "why", allRequests)
-	m.historyEnded = r.counter("keysidecar_histories_ended_total", "Times the log no longer held this sidecar's cursor.")
+	m.historyEnded = r.counter("keysidecar_histories_ended_total", "Times the log no longer held this sidecar's cursor, or a standby was promoted.")
+	m.rewritten = r.counter("keysidecar_log_rewritten_total", "Times the log lacked an event that was read from it: a failover lost commits, a backup was restored, or the log was pruned past this sidecar.")
 	m.reports = r.counter("keysidecar_reports_total", "Fences that reported how far this sidecar has read the log.")
 	m.refills = r.counter("keysidecar_refills_total", "Reads of changed keys ahead of their next request.")
 	m.registrations = r.counter("keysidecar_registrations_total", "Times this process entered the registry of sidecars.")

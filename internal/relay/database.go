@@ -268,15 +268,16 @@ func databaseError(err error) string {
 
 // Replay has every event from fromSeq on published again, by whichever relay
 // leads: it lowers published_seq, which the leader notices within half a second.
-// It returns how many events that concerns; those not yet published anyway are
-// not counted.
-func Replay(ctx context.Context, dsn string, fromSeq int64) (events int64, err error) {
+// It returns how many events that concerns, those not yet published anyway not
+// counted, and the number of the oldest event that the log still holds: what came
+// before it was pruned, and cannot be published again.
+func Replay(ctx context.Context, dsn string, fromSeq int64) (events, oldest int64, err error) {
 	if fromSeq < 0 {
-		return 0, errors.New("replay: the first seq cannot be negative")
+		return 0, 0, errors.New("replay: the first seq cannot be negative")
 	}
 	db, err := open(ctx, dsn, appName+"-replay", 30*time.Second)
 	if err != nil {
-		return 0, fmt.Errorf("replay: %w", err)
+		return 0, 0, fmt.Errorf("replay: %w", err)
 	}
 	defer db.close()
 	err = pgx.BeginFunc(ctx, db.conn, func(pgx.Tx) error {
@@ -284,27 +285,27 @@ func Replay(ctx context.Context, dsn string, fromSeq int64) (events int64, err e
 		if err := db.row(ctx, "SELECT published_seq FROM keysidecar.relay FOR UPDATE", nil, &published); err != nil {
 			return err
 		}
-		if err := db.row(ctx, "SELECT count(*) FROM keysidecar.events WHERE seq >= $1 AND seq <= $2", []any{fromSeq, published}, &events); err != nil {
+		if err := db.row(ctx, "SELECT count(*) FILTER (WHERE seq >= $1 AND seq <= $2), min(seq) FROM keysidecar.events", []any{fromSeq, published}, &events, &oldest); err != nil {
 			return err
 		}
 		_, err := db.conn.Exec(ctx, "UPDATE keysidecar.relay SET published_seq = least(published_seq, $1)", fromSeq-1)
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("replay: %w", err)
+		return 0, 0, fmt.Errorf("replay: %w", err)
 	}
-	return events, nil
+	return events, oldest, nil
 }
 
 // Replay is the function of this name with the relay's own connection string.
-func (r *Relay) Replay(ctx context.Context, fromSeq int64) (events int64, err error) {
+func (r *Relay) Replay(ctx context.Context, fromSeq int64) (events, oldest int64, err error) {
 	dsn, err := r.opts.DSN()
 	if err != nil {
-		return 0, fmt.Errorf("replay: read the connection string: %w", err)
+		return 0, 0, fmt.Errorf("replay: read the connection string: %w", err)
 	}
-	events, err = Replay(ctx, dsn, fromSeq)
+	events, oldest, err = Replay(ctx, dsn, fromSeq)
 	if err == nil {
 		r.opts.Logger.Info("replay asked for", zap.Int64("from_seq", fromSeq), zap.Int64("events", events))
 	}
-	return events, err
+	return events, oldest, err
 }

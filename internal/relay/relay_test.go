@@ -473,7 +473,7 @@ func TestReplayPublishesAgainFromThere(t *testing.T) {
 		s.seen.mu.Lock()
 		before := len(s.seen.order)
 		s.seen.mu.Unlock()
-		n, err := f.Replay(t.Context(), c.from)
+		n, _, err := f.Replay(t.Context(), c.from)
 		if err != nil || n != c.want {
 			t.Fatalf("from %d: %d events, %v; want %d", c.from, n, err, c.want)
 		}
@@ -487,10 +487,10 @@ func TestReplayPublishesAgainFromThere(t *testing.T) {
 		s.seen.mu.Unlock()
 		eventually(t, "the mark", func() bool { return s.published(t) == 100 })
 	}
-	if _, err := f.Replay(t.Context(), -1); err == nil {
+	if _, _, err := f.Replay(t.Context(), -1); err == nil {
 		t.Error("a negative seq is accepted")
 	}
-	if _, err := Replay(t.Context(), "host=/nowhere password="+password+" port=x", 1); err == nil || strings.Contains(err.Error(), password) {
+	if _, _, err := Replay(t.Context(), "host=/nowhere password="+password+" port=x", 1); err == nil || strings.Contains(err.Error(), password) {
 		t.Errorf("a bad connection string: %v", err)
 	}
 }

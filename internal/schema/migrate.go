@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"go.uber.org/zap"
@@ -18,6 +19,15 @@ import (
 // minServer is the oldest PostgreSQL that has everything used here
 // (idle_session_timeout, which the relay's leader needs).
 const minServer = 140000
+
+// lockTimeout is how long a migration waits for a table that somebody else uses.
+// Whoever comes after it waits behind it, sidecars' fences among them, so that it
+// must be well below any bound of the promise; the migration then stands back for
+// lockRetry and tries again.
+const (
+	lockTimeout = 300 * time.Millisecond
+	lockRetry   = 2 * time.Second
+)
 
 // unlockTimeout bounds giving the lock back after the caller has given up.
 const unlockTimeout = 5 * time.Second
@@ -42,6 +52,9 @@ func (o Options) say(format string, args ...any) {
 //
 // A database that is newer already is left alone, with an error that wraps
 // ErrNewer.
+//
+// What runs is not disturbed: a migration that finds a table in use (by a dump, say)
+// waits for it for a moment only, lets others pass, and tries again until ctx ends.
 func Migrate(ctx context.Context, dsn string, o Options) error {
 	return withTurn(ctx, dsn, o, func(ctx context.Context, m *migrator) error { return m.up(ctx) })
 }
@@ -70,7 +83,10 @@ func withTurn(ctx context.Context, dsn string, o Options, work func(context.Cont
 	if err != nil {
 		return fmt.Errorf("read the database's address: %w", err)
 	}
-	db := stdlib.OpenDB(*config)
+	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
+		_, err := c.Exec(ctx, fmt.Sprintf("SET lock_timeout = '%dms'", lockTimeout.Milliseconds()))
+		return err
+	}))
 	defer func() { err = errors.Join(err, db.Close()) }()
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -82,6 +98,10 @@ func withTurn(ctx context.Context, dsn string, o Options, work func(context.Cont
 		return err
 	}
 	o.say("waiting for other migrations to end")
+	// Nobody but another migration waits for this.
+	if _, err := conn.ExecContext(ctx, "SET lock_timeout = 0"); err != nil {
+		return fmt.Errorf("lock the migrations: %w", err)
+	}
 	if _, err := conn.ExecContext(ctx, "SELECT pg_advisory_lock($1)", int64(advisoryLock)); err != nil {
 		return fmt.Errorf("lock the migrations: %w", err)
 	}
@@ -163,7 +183,7 @@ func (m *migrator) up(ctx context.Context) error {
 	}
 	for at := from; at < Latest; at++ {
 		m.say("applying migration %d of %d", at+1, Latest)
-		result, err := m.provider.UpByOne(ctx)
+		result, err := m.step(ctx, m.provider.UpByOne)
 		if err != nil {
 			return fmt.Errorf("migrate from version %d: %w", at, err)
 		}
@@ -178,6 +198,39 @@ func (m *migrator) up(ctx context.Context) error {
 		m.say("migrated the schema from version %d to %d", from, Latest)
 	}
 	return nil
+}
+
+// step does one migration, as often as it takes to get its locks.
+func (m *migrator) step(ctx context.Context, migrate func(context.Context) (*goose.MigrationResult, error)) (*goose.MigrationResult, error) {
+	for {
+		result, err := migrate(ctx)
+		var pg *pgconn.PgError
+		if !errors.As(err, &pg) || pg.Code != lockNotAvailable {
+			return result, err
+		}
+		m.say("waiting for %s", m.users(ctx))
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w, while tables were in use: %w", context.Cause(ctx), err)
+		case <-time.After(lockRetry):
+		}
+	}
+}
+
+// users says who has used tables of the schema for longest.
+func (m *migrator) users(ctx context.Context) string {
+	var text string
+	err := m.conn.QueryRowContext(ctx, `SELECT coalesce(string_agg(line, ', '), 'others who use the tables') FROM (
+		SELECT format('process %s (%s, in its transaction for %s s)', a.pid, coalesce(nullif(a.application_name, ''), a.usename), round(extract(epoch FROM clock_timestamp() - a.xact_start))) AS line
+		FROM pg_stat_activity a
+		WHERE a.pid <> pg_backend_pid() AND a.xact_start IS NOT NULL AND EXISTS (
+			SELECT FROM pg_locks l JOIN pg_class c ON c.oid = l.relation
+			WHERE l.pid = a.pid AND l.granted AND c.relnamespace = 'keysidecar'::regnamespace)
+		ORDER BY a.xact_start LIMIT 3) AS longest`).Scan(&text)
+	if err != nil {
+		return "others who use the tables"
+	}
+	return text
 }
 
 // grant gives the group roles their rights, each time, since they may have been
@@ -211,7 +264,7 @@ func (m *migrator) down(ctx context.Context, to int64) error {
 			return nil
 		}
 		m.say("rolling back migration %d", at)
-		if _, err := m.provider.Down(ctx); err != nil {
+		if _, err := m.step(ctx, m.provider.Down); err != nil {
 			return fmt.Errorf("roll back version %d: %w", at, err)
 		}
 	}

@@ -12,6 +12,10 @@ import (
 // Latest is the version of the schema that this program makes and is built for.
 const Latest = 9
 
+// Oldest is the version of the first release: what was there before is in nobody's
+// database, and a schema cannot be taken back to it.
+const Oldest = 8
+
 // advisoryLock keeps migrators of one database apart. It must never change.
 const advisoryLock = 0x6b657973_69646563 // "keysidec"
 

@@ -23,11 +23,13 @@ var (
 	ErrRights = errors.New("the database role may not use the keysidecar schema")
 )
 
-// SQLSTATEs that tell an absent schema and missing rights from other failures.
+// SQLSTATEs that tell an absent schema, missing rights and tables in use from other
+// failures.
 const (
 	undefinedTable        = "42P01"
 	invalidSchemaName     = "3F000"
 	insufficientPrivilege = "42501"
+	lockNotAvailable      = "55P03"
 )
 
 const versionSQL = `SELECT coalesce(max(v.version_id), 0),

@@ -120,11 +120,16 @@ func (c *Cluster) Program(name, path string, args ...string) (*Process, error) {
 
 // Relay starts a relay. env adds to or overrides its settings ("KEYSIDECAR_...=").
 func (c *Cluster) Relay(name string, env ...string) (*Relay, error) {
+	return c.RelayOf(c.Bin, name, env...)
+}
+
+// RelayOf starts a relay of another build of the program.
+func (c *Cluster) RelayOf(bin, name string, env ...string) (*Relay, error) {
 	admin, err := c.reserve()
 	if err != nil {
 		return nil, err
 	}
-	p, err := c.process(c.Bin, name, []string{"relay"}, append([]string{
+	p, err := c.process(bin, name, []string{"relay"}, append([]string{
 		"KEYSIDECAR_LISTEN_ADMIN_ADDRESS=" + admin, "KEYSIDECAR_INSTANCE=" + name,
 	}, env...)...)
 	return &Relay{Process: p, Admin: admin}, err
