@@ -66,6 +66,25 @@ COMPOSE ?= docker-compose
 test-compose: deps ## Bring up deploy/docker-compose.yml with a Docker engine and docker-compose (as root; see deploy/compose/README.md)
 	COMPOSE='$(COMPOSE)' $(GO) test -tags compose -count 1 -v -timeout 30m ./test/stack
 
+# What a release is made for, and where. Each file is the same, byte for byte, for the
+# same commit, version and compiler.
+PLATFORMS ?= linux/amd64,linux/arm64,darwin/arm64
+DIST ?= dist
+
+.PHONY: release
+release: sbom licences ## Build archives, checksums and the bill of materials of VERSION into dist/ (macOS: for the command line)
+	$(GO) run ./scripts/release -version $(VERSION) -commit "$$(git rev-parse HEAD)" -epoch "$$(git log -1 --format=%ct)" \
+	  -platforms $(PLATFORMS) -out $(DIST) \
+	  -beside $(BIN)/sbom.cdx.json -within $(BIN)/third-party-licences.txt
+
+.PHONY: release-check
+release-check: ## Make the release twice with empty build caches, and compare byte for byte
+	@scripts/release-check.sh $(VERSION)
+
+.PHONY: sign
+sign: ## Sign the checksums in dist/ with gpg (SIGN_KEY=fingerprint); optional
+	@scripts/sign.sh $(DIST) "$(SIGN_KEY)"
+
 .PHONY: test-short
 test-short: ## Only the packages whose tests start no server, without the race detector
 	$(GO) test -timeout 2m $$($(GO) list -f '{{.ImportPath}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | grep -Ev 'internal/testenv|test/cluster' | cut -d' ' -f1)
@@ -167,4 +186,4 @@ generate: ## Write generated files anew (the key descriptions of internal/config
 
 .PHONY: clean
 clean: ## Remove what building and running left behind
-	rm -rf $(BIN) run
+	rm -rf $(BIN) run dist

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
-# Prometheus, which checks the alerts, Chromium, which looks at the status pages, a C
-# compiler for the race detector, Spin, which checks the protocol's model, and what the
+# Prometheus, which checks the alerts, Chromium, which looks at the status pages, gpg,
+# which signs releases, a C compiler for the race detector, Spin, which checks the protocol's model, and what the
 # programs of examples/ are written in: curl and jq, Python, Java, Node.
 # `deps.sh bench` also wants what the benchmarks compare with: Redis. On Debian and
 # Ubuntu, as root, it installs what is missing.
@@ -15,6 +15,7 @@ missing=()
 compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || missing+=(rabbitmq-server)
 command -v "${CC:-gcc}" >/dev/null || command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v gpg >/dev/null || missing+=(gnupg)
 command -v prometheus >/dev/null && command -v promtool >/dev/null || missing+=(prometheus)
 command -v chromium >/dev/null || command -v google-chrome >/dev/null || missing+=(chromium)
 command -v gcc >/dev/null && command -v spin >/dev/null || missing+=(spin gcc libc6-dev)
@@ -45,10 +46,10 @@ if ! command -v apt-get >/dev/null; then
 	deps: PostgreSQL (14 or newer) and RabbitMQ so that these exist:
 	deps:   /usr/lib/postgresql/<version>/bin/postgres
 	deps:   /usr/lib/rabbitmq/bin/rabbitmq-server
-	deps: and gcc (the race detector and the model need it), spin, nginx, caddy,
-deps: haproxy, prometheus, promtool and chromium on the PATH; for the examples curl,
-deps: jq, node (18 or newer) and npm, a JDK (17 or newer), and /usr/bin/python3 with
-deps: httpx; for the benchmarks also redis-server.
+	deps: and gcc (the race detector and the model need it), gpg, spin, nginx, caddy,
+	deps: haproxy, prometheus, promtool and chromium on the PATH; for the examples curl,
+	deps: jq, node (18 or newer) and npm, a JDK (17 or newer), and /usr/bin/python3 with
+	deps: httpx; for the benchmarks also redis-server.
 	TXT
 	exit 1
 fi

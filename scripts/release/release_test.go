@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -141,5 +142,47 @@ func TestAReleaseWithoutItsNotesIsMade(t *testing.T) {
 		if have != want || (err == nil) != (want != "") {
 			t.Errorf("%s: %q, %v", version, have, err)
 		}
+	}
+}
+
+// A signature that nobody can verify, or that is made of nothing, is worse than none.
+func TestSignedChecksumsCannotBeVerified(t *testing.T) {
+	home, err := os.MkdirTemp("", "ksgpg") // its agent's socket wants a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GNUPGHOME", home)
+	tool := func(name string, args ...string) ([]byte, error) {
+		return exec.CommandContext(context.WithoutCancel(t.Context()), name, args...).CombinedOutput()
+	}
+	t.Cleanup(func() {
+		if out, err := tool("gpgconf", "--kill", "all"); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		_ = os.RemoveAll(home)
+	})
+	if out, err := tool("gpg", "--batch", "--passphrase", "", "--quick-gen-key", "releases@example.org", "ed25519", "sign", "1d"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	dist := t.TempDir()
+	sign := filepath.Join(root, "scripts/sign.sh")
+	if out, err := tool(sign, dist, "releases@example.org"); err == nil || !strings.Contains(string(out), "make release first") {
+		t.Errorf("signed nothing: %v\n%s", err, out)
+	}
+	sums := filepath.Join(dist, "SHA256SUMS")
+	if err := os.WriteFile(sums, []byte("0123  file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tool(sign, dist, ""); err == nil || !strings.Contains(string(out), "SIGN_KEY must name") {
+		t.Errorf("signed by nobody: %v\n%s", err, out)
+	}
+	if out, err := tool(sign, dist, "releases@example.org"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(sums, []byte("4567  file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tool("gpg", "--batch", "--verify", sums+".asc", sums); err == nil {
+		t.Errorf("the signature fits other checksums\n%s", out)
 	}
 }
