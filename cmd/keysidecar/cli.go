@@ -139,7 +139,7 @@ Settings come from flags, then the environment (KEYSIDECAR_...), then a file
 	root.SetHelpCommandGroupID("manage")
 	root.SetCompletionCommandGroupID("manage")
 	c.addGroup(root, "run", c.serveCommand(), c.relayCommand(), c.migrateCommand())
-	c.addGroup(root, "ask", c.verifyCommand(), c.auditCommand(), c.statusCommand(), c.waitCommand(), c.healthcheckCommand())
+	c.addGroup(root, "ask", c.verifyCommand(), c.auditCommand(), c.statusCommand(), c.waitCommand(), c.healthcheckCommand(), c.debugCommand())
 	c.addGroup(root, "manage", c.keysCommand(), c.ownersCommand(), c.receiptCommand(), c.configCommand(), c.versionCommand())
 	return root
 }
