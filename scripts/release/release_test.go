@@ -45,7 +45,7 @@ func TestTwoBuildsOfOneSourceDiffer(t *testing.T) {
 
 	program := unpack(t, first, name)
 	file := filepath.Join(dir, "keysidecar")
-	if err := os.WriteFile(file, program, 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(file, program, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), file, "version", "-o", "json").CombinedOutput()

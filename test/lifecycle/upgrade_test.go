@@ -17,7 +17,7 @@ import (
 func command(t *testing.T, ctx context.Context, bin string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, bin, args...)
-	cmd.Env = append(os.Environ(), "KEYSIDECAR_STORE_POSTGRES_DSN="+dsn("postgres"), "KEYSIDECAR_AMQP_URL="+world.MQ.URL())
+	cmd.Env = append(os.Environ(), gorace, "KEYSIDECAR_STORE_POSTGRES_DSN="+dsn("postgres"), "KEYSIDECAR_AMQP_URL="+world.MQ.URL())
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
