@@ -13,33 +13,26 @@ import (
 	"github.com/keysidecar/keysidecar/test/cluster"
 )
 
-// A broker that is updated, or comes back with nothing, must cost speed only.
+// A broker that is stopped for an update, and even comes back with nothing, must cost
+// speed only. (One that comes back as it was: test/system.)
 func TestANewOrEmptiedBrokerFailsARequestOrStaysSlow(t *testing.T) {
 	ctx := begin(t)
-	for _, id := range []string{"k_broker", "k_broker_1", "k_broker_2", "k_broker_3"} {
+	for _, id := range []string{"k_broker", "k_broker_1", "k_broker_2"} {
 		issue(t, ctx, owner, id, world.sidecars...)
 	}
 	all := ask(ctx, "k_broker", valid, world.sidecars...)
 	must(t, world.MQ.Stop())
 	revoke(t, ctx, "k_broker_1", world.sidecars...) // by fences
+	// It comes back with nothing: no users, exchange, queues, bindings. What the runbook
+	// has to put back is the user; the rest the programs make again.
+	must(t, os.RemoveAll(filepath.Join(world.MQ.Dir(), "data")))
 	must(t, world.MQ.Start())
-	must(t, atWork(ctx, world.sidecars...))
-	fast(t, ctx, "k_broker_2")
-
-	// Everything is gone: users, exchange, queues, bindings. What the runbook has to put
-	// back is the user; the rest the programs make again.
-	_, err := world.MQ.Ctl("stop_app")
-	must(t, err)
-	_, err = world.MQ.Ctl("force_reset")
-	must(t, err)
-	_, err = world.MQ.Ctl("start_app")
-	must(t, err)
 	must(t, wait(ctx, "a sidecar to say what is wrong", func() (bool, error) {
 		return strings.Contains(world.sidecars[0].Log(), `"auth"`), nil
 	}))
 	must(t, addUser(world.user))
 	must(t, atWork(ctx, world.sidecars...))
-	fast(t, ctx, "k_broker_3")
+	fast(t, ctx, "k_broker_2")
 	all.end(t, "while the broker was away")
 }
 
