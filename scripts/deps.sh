@@ -2,10 +2,10 @@
 # Makes sure that what `make test` and `make demo` start privately is there: the
 # server programs of PostgreSQL and RabbitMQ, the gateways nginx, Caddy and HAProxy,
 # Prometheus, which checks the alerts, Chromium, which looks at the status pages, gpg,
-# which signs releases, a C compiler for the race detector, Spin, which checks the protocol's model, and what the
-# programs of examples/ are written in: curl and jq, Python, Java, Node.
-# `deps.sh bench` also wants what the benchmarks compare with: Redis. On Debian and
-# Ubuntu, as root, it installs what is missing.
+# which signs releases, a C compiler for the race detector, Spin, which checks the
+# protocol's model, and what the programs of examples/ are written in: curl and jq,
+# Python, Java, Node. `deps.sh bench` also wants what the benchmarks compare with:
+# Redis. On Debian and Ubuntu, as root, it installs what is missing.
 # The packages' own services are neither started nor enabled, and no database
 # cluster is created: the tests run the programs by themselves.
 # Debian 12 and Ubuntu 24.04 have all of them.

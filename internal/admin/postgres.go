@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
+	"github.com/keysidecar/keysidecar/internal/resolve"
 	"github.com/keysidecar/keysidecar/internal/schema"
 )
 
@@ -41,6 +42,7 @@ func OpenPostgres(ctx context.Context, dsn, relation, actor string) (*Postgres, 
 	if err != nil {
 		return nil, fmt.Errorf("read the connection string: %w", err)
 	}
+	c.LookupFunc = resolve.Host
 	// Works through a pooler in transaction mode, too.
 	c.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 	if c.RuntimeParams["application_name"] == "" {

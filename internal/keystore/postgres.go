@@ -19,6 +19,7 @@ import (
 
 	"github.com/keysidecar/keysidecar/internal/event"
 	"github.com/keysidecar/keysidecar/internal/receipt"
+	"github.com/keysidecar/keysidecar/internal/resolve"
 )
 
 // PostgresOptions is what NewPostgres needs.
@@ -144,6 +145,7 @@ func (p *Postgres) connConfig() (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, scrub(err)
 	}
+	cfg.LookupFunc = resolve.Host
 	cfg.DefaultQueryExecMode = p.opts.ExecMode
 	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > p.opts.ConnectTimeout {
 		cfg.ConnectTimeout = p.opts.ConnectTimeout

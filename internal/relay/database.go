@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/keysidecar/keysidecar/internal/event"
+	"github.com/keysidecar/keysidecar/internal/resolve"
 	"github.com/keysidecar/keysidecar/internal/schema"
 )
 
@@ -57,6 +58,7 @@ func open(ctx context.Context, dsn, name string, timeout time.Duration) (*databa
 	if err != nil {
 		return nil, errDSN
 	}
+	config.LookupFunc = resolve.Host
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
 	}

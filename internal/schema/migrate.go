@@ -14,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"go.uber.org/zap"
+
+	"github.com/keysidecar/keysidecar/internal/resolve"
 )
 
 // minServer is the oldest PostgreSQL that has everything used here
@@ -83,6 +85,7 @@ func withTurn(ctx context.Context, dsn string, o Options, work func(context.Cont
 	if err != nil {
 		return fmt.Errorf("read the database's address: %w", err)
 	}
+	config.LookupFunc = resolve.Host
 	db := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(func(ctx context.Context, c *pgx.Conn) error {
 		_, err := c.Exec(ctx, fmt.Sprintf("SET lock_timeout = '%dms'", lockTimeout.Milliseconds()))
 		return err
