@@ -481,16 +481,34 @@ func (p *Postgres) Receipt(ctx context.Context, t receipt.Target) (receipt.State
 	return s, err
 }
 
-// Fill implements Source.
+// Fill implements Source. A connection that turns out to have ended meanwhile, as when
+// somebody ends all of a role's, is worth a second attempt on another.
 func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) error {
+	used := false
+	once := func(f Filled) {
+		used = true
+		use(f)
+	}
+	broken, err := p.fill(ctx, keyID, at, by, once)
+	if broken && !used && ctx.Err() == nil {
+		_, err = p.fill(ctx, keyID, at, by, once)
+	}
+	return err
+}
+
+// fill is one attempt. It reports whether the connection broke.
+func (p *Postgres) fill(ctx context.Context, keyID string, at Cursor, by Membership, use func(Filled)) (broken bool, err error) {
 	conn, err := p.pool.Acquire(ctx)
 	if err != nil {
-		return fmt.Errorf("connect for a fill: %w", err)
+		return false, fmt.Errorf("connect for a fill: %w", err)
 	}
-	defer conn.Release()
+	defer func() {
+		broken = err != nil && conn.Conn().IsClosed()
+		conn.Release()
+	}()
 	sql, err := p.fillStatements(ctx, conn.Conn())
 	if err != nil {
-		return err
+		return false, err
 	}
 	question, right := sql.fill, any(by.Registration)
 	if by.Registration == uuid.Nil {
@@ -498,30 +516,30 @@ func (p *Postgres) Fill(ctx context.Context, keyID string, at Cursor, by Members
 	}
 	rows, err := conn.Query(ctx, question, p.rawMode(), pgx.QueryResultFormats{pgx.BinaryFormatCode}, keyID, at.Seq, at.ID, right)
 	if err != nil {
-		return classify(err)
+		return false, classify(err)
 	}
 	defer rows.Close()
 	if !rows.Next() {
 		if err := rows.Err(); err != nil {
-			return classify(err)
+			return false, classify(err)
 		}
-		return errors.New("a fill's statement returned no row")
+		return false, errors.New("a fill's statement returned no row")
 	}
 	got, err := decodeFill(rows.RawValues())
 	if err != nil {
 		if errors.Is(err, ErrStandby) {
 			p.discard(conn)
 		}
-		return err
+		return false, err
 	}
 	if got.Row != nil && string(got.Row.ID) != keyID {
-		return fmt.Errorf("%w: the relation takes another key_id for the one asked for", ErrBadRow)
+		return false, fmt.Errorf("%w: the relation takes another key_id for the one asked for", ErrBadRow)
 	}
 	use(got)
 	if rows.Next() {
-		return ErrAmbiguous
+		return false, ErrAmbiguous
 	}
-	return classify(rows.Err())
+	return false, classify(rows.Err())
 }
 
 // FillOwner implements Source.

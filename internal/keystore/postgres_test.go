@@ -274,6 +274,30 @@ func TestServerFaults(t *testing.T) {
 	}
 }
 
+func TestAFillOnAConnectionThatWasEndedFindsNoAnswer(t *testing.T) {
+	w := newPgWorld(t)
+	w.put(real(0))
+	h, _ := warmOf(t, w, 10)
+	ask := func() error {
+		return w.Fill(t.Context(), "k0", h.Cursor, Membership{Bound: time.Second}, func(f Filled) {
+			if f.Row == nil {
+				t.Error("it found no key")
+			}
+		})
+	}
+	if err := ask(); err != nil {
+		t.Fatal(err)
+	}
+	// At once, so that the connection is not tried first.
+	var n int
+	if err := w.conn.QueryRow(t.Context(), `SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE application_name = 'keysidecar test' AND datname = current_database()`).Scan(&n); err != nil || n == 0 {
+		t.Fatal(n, err)
+	}
+	if err := ask(); err != nil {
+		t.Errorf("after the end of its connection: %v", err)
+	}
+}
+
 func TestHalfOpenConnectionKeepsTheLease(t *testing.T) {
 	pg := pgServer
 	dsn := schematest.NewDatabase(t, pg)

@@ -74,12 +74,12 @@ var mutants = []mutant{
 	},
 	{
 		"the cursor's identity is ignored", keystore + "postgres.go",
-		"page.Known = e.Seq == at.Seq && e.ID == at.ID", "page.Known = e.Seq == at.Seq",
+		"page.Known = row.seq == at.Seq && row.id == at.ID", "page.Known = row.seq == at.Seq",
 		"TestSourcesDisagreeWithTheirContract", "",
 	},
 	{
 		"a changed timeline is ignored", keystore + "fence.go",
-		"case !page.Known, page.Timeline != m.timeline:", "case !page.Known:",
+		"case page.Timeline != m.timeline:", "case false:",
 		"TestRewrittenHistoryIsServed", "",
 	},
 	{

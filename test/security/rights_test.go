@@ -122,9 +122,11 @@ func (a attempt) try(t *testing.T, conn *amqp.Connection) int {
 		err = ch.Tx()
 	}
 	var reply *amqp.Error
-	select {
-	case reply = <-closed:
-	default:
+	if err != nil { // the channel has ended, or does so now; why is said here
+		select {
+		case reply = <-closed:
+		case <-time.After(5 * time.Second):
+		}
 	}
 	switch {
 	case err == nil:
