@@ -95,9 +95,7 @@ func NewAdmin(opts AdminOptions) (*Admin, error) {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	a := &Admin{opts: opts, logger: opts.Logger}
-	if a.statusz, err = newStatusz(&a.opts); err != nil {
-		return nil, fmt.Errorf("server: %w", err)
-	}
+	a.statusz = newStatusz(&a.opts)
 	a.http = &http.Server{
 		Handler:           a.handler(errorLog),
 		ReadHeaderTimeout: 5 * time.Second,

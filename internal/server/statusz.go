@@ -46,12 +46,8 @@ type statusz struct {
 	history *ring.Ring[measured]
 }
 
-func newStatusz(opts *AdminOptions) (*statusz, error) {
-	page, err := statuspage.New()
-	if err != nil {
-		return nil, err
-	}
-	return &statusz{opts: opts, page: page, clock: clock.New(), history: ring.New[measured](int(sampleOver / sampleEvery))}, nil
+func newStatusz(opts *AdminOptions) *statusz {
+	return &statusz{opts: opts, page: statuspage.New(), clock: clock.New(), history: ring.New[measured](int(sampleOver / sampleEvery))}
 }
 
 // measure fills the history until ctx ends.

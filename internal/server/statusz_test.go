@@ -208,10 +208,7 @@ func TestAKeysNameStandsInAPage(t *testing.T) {
 func TestTheHistoryHidesAnOutageOrGrows(t *testing.T) {
 	t.Parallel()
 	opts := sidecarOptions()
-	z, err := newStatusz(&opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	z := newStatusz(&opts)
 	now := z.clock.Now()
 	const n = 1000
 	for i := range n {
@@ -247,10 +244,7 @@ func TestTheHistoryHidesAnOutageOrGrows(t *testing.T) {
 func TestTheMeasurerOutlivesTheListener(t *testing.T) {
 	t.Parallel()
 	opts := sidecarOptions()
-	z, err := newStatusz(&opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	z := newStatusz(&opts)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	z.measure(ctx) // returns

@@ -35,7 +35,7 @@ type band struct {
 	X, Width string
 }
 
-// chart is what the template draws.
+// chart is what is drawn.
 type chart struct {
 	Line, Area string
 	Bands      []band

@@ -1,20 +1,15 @@
 package statuspage
 
 import (
-	"bytes"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"fmt"
-	"html/template"
 	"net/http"
 	"time"
 )
 
 // The parts of a page. The style sheet and the script stand in every page, whole.
 var (
-	//go:embed page.html
-	layout string
 	//go:embed page.css
 	style string
 	//go:embed page.js
@@ -26,18 +21,13 @@ const icon = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewB
 
 // Page turns what it is handed into HTML. It may be used by several at once.
 type Page struct {
-	template *template.Template
-	policy   string
+	policy string
 }
 
-// New parses the page.
-func New() (*Page, error) {
-	t, err := template.New("page").Parse(layout)
-	if err != nil {
-		return nil, fmt.Errorf("statuspage: %w", err)
-	}
-	return &Page{template: t, policy: "default-src 'none'; style-src " + hash(style) + "; script-src " + hash(script) +
-		"; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}, nil
+// New returns a Page.
+func New() *Page {
+	return &Page{policy: "default-src 'none'; style-src " + hash(style) + "; script-src " + hash(script) +
+		"; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"}
 }
 
 // hash names a text in a content security policy.
@@ -55,13 +45,10 @@ func (p *Page) Sidecar(w http.ResponseWriter, s *Sidecar) error { return p.write
 // Fleet writes the page of a fleet.
 func (p *Page) Fleet(w http.ResponseWriter, f *Fleet) error { return p.write(w, f.view()) }
 
-// write answers with v, or not at all.
+// write answers with v.
 func (p *Page) write(w http.ResponseWriter, v *view) error {
-	v.Style, v.Script, v.Icon = template.CSS(style), template.JS(script), template.URL(icon) //nolint:gosec // files of this package
-	var b bytes.Buffer
-	if err := p.template.Execute(&b, v); err != nil {
-		return fmt.Errorf("statuspage: %w", err)
-	}
+	var page writer
+	v.write(&page)
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", p.policy)
@@ -69,16 +56,12 @@ func (p *Page) write(w http.ResponseWriter, v *view) error {
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
-	_, err := w.Write(b.Bytes())
+	_, err := w.Write(page.Bytes())
 	return err
 }
 
-// view is what the template draws.
+// view is what a page shows.
 type view struct {
-	Style  template.CSS
-	Script template.JS
-	Icon   template.URL
-
 	// What is this, and of whom: "Sidecar", its name, its version.
 	What, Name, Version string
 	// Level, Headline and Sentence say how it is.
@@ -91,12 +74,7 @@ type view struct {
 	Now    time.Time
 }
 
-// Sign is what tells a level besides its colour.
-func (v *view) Sign() string { return sign(v.Level) }
-
-// Sign is what tells a level besides its colour.
-func (n Note) Sign() string { return sign(n.Level) }
-
+// sign is what tells a level besides its colour.
 func sign(level string) string {
 	switch level {
 	case good:
@@ -108,12 +86,6 @@ func sign(level string) string {
 	}
 	return "○"
 }
-
-// Clock is when the page was made, for people; Machine, for programs.
-func (v *view) Clock() string { return moment(v.Now) }
-
-// Machine is Clock for programs.
-func (v *view) Machine() string { return machine(v.Now) }
 
 // card is a figure with what belongs to it.
 type card struct {
@@ -137,9 +109,6 @@ type fact struct {
 	// Level is "" where there is nothing to judge.
 	Level string
 }
-
-// Sign is what tells a level besides its colour.
-func (f fact) Sign() string { return sign(f.Level) }
 
 // table is a list.
 type table struct {
@@ -165,6 +134,3 @@ type cell struct {
 	Level string
 	Title string
 }
-
-// Sign is what tells a level besides its colour.
-func (c cell) Sign() string { return sign(c.Level) }

@@ -57,15 +57,6 @@ func following(n int) *Fleet {
 	return f
 }
 
-func newPage(t *testing.T) *Page {
-	t.Helper()
-	p, err := New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
-}
-
 func show(t *testing.T, write func(http.ResponseWriter) error) (string, http.Header) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -77,14 +68,14 @@ func show(t *testing.T, write func(http.ResponseWriter) error) (string, http.Hea
 
 func (s *Sidecar) show(t *testing.T) string {
 	t.Helper()
-	p := newPage(t)
+	p := New()
 	body, _ := show(t, func(w http.ResponseWriter) error { return p.Sidecar(w, s) })
 	return text(body)
 }
 
 func (f *Fleet) show(t *testing.T) string {
 	t.Helper()
-	p := newPage(t)
+	p := New()
 	body, _ := show(t, func(w http.ResponseWriter) error { return p.Fleet(w, f) })
 	return text(body)
 }
@@ -101,7 +92,7 @@ func text(body string) string {
 // use, and one that it allows besides could be anybody's.
 func TestThePolicyFitsWhatStandsInThePage(t *testing.T) {
 	t.Parallel()
-	p := newPage(t)
+	p := New()
 	for name, write := range map[string]func(http.ResponseWriter) error{
 		"sidecar": func(w http.ResponseWriter) error { return p.Sidecar(w, healthy()) },
 		"fleet":   func(w http.ResponseWriter) error { return p.Fleet(w, following(3)) },
@@ -164,7 +155,7 @@ func fill(v reflect.Value, with string) {
 // link.
 func TestWhatIsShownCannotBecomeAPartOfThePage(t *testing.T) {
 	t.Parallel()
-	p := newPage(t)
+	p := New()
 	for _, evil := range []string{`"><script>alert(1)</script>`, `'><img onerror=alert(1)>`, `</title></style><b>`, "javascript:alert(1)", "{{.}}", "\x00\xff"} {
 		s, f := healthy(), following(3)
 		s.Receipts = []Receipt{{}}
@@ -293,7 +284,7 @@ func TestAPageOfALargeFleetStaysSmall(t *testing.T) {
 	for i := range 12 {
 		f.Changes = append(f.Changes, fleet.Change{Seq: int64(i), Kind: "revoked", Subject: "0a1b2c3d4e5f"})
 	}
-	p := newPage(t)
+	p := New()
 	body, _ := show(t, func(w http.ResponseWriter) error { return p.Fleet(w, f) })
 	if len(body) > 80<<10 {
 		t.Errorf("the page has %d bytes", len(body))

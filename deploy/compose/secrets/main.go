@@ -64,7 +64,7 @@ func users() []user {
 	return []user{
 		{folder: "", name: "admin", tag: "administrator", configure: ".*", write: ".*", read: ".*"},
 		{folder: "relay", name: "relay", configure: `^keysidecar\.events$`, write: `^keysidecar\.events$`, read: `^$`},
-		{folder: "sidecar", name: "sidecar", configure: `^keysidecar\.(q\..*|events)$`, write: `^keysidecar\.q\..*$`, read: `^keysidecar\.(q\..*|events)$`},
+		{folder: "sidecar", name: "sidecar", configure: `^keysidecar\.q\.`, write: `^keysidecar\.q\.`, read: `^keysidecar\.(q\..*|events)$`},
 	}
 }
 
