@@ -526,3 +526,49 @@ func TestStandbyGivesReceipts(t *testing.T) {
 		t.Fatalf("%+v %v", s, err)
 	}
 }
+
+// TRUNCATE empties a table for older snapshots as well. One that waited for its lock
+// sees no sidecar, and a registry that is still trusted.
+func TestARegistryLostWhileItIsReadCompletesAReceipt(t *testing.T) {
+	t.Parallel()
+	dsn := schematest.NewDatabase(t, pgServer)
+	connect := func() *pgx.Conn {
+		c, err := pgx.Connect(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close(context.Background()) })
+		return c
+	}
+	loser, reader, watcher := connect(), connect(), connect()
+	for _, sql := range []string{
+		`SELECT keysidecar.register(gen_random_uuid(), 'a', 3000, 3000, 'fail_closed', 'test')`,
+		`BEGIN`, `TRUNCATE keysidecar.instances`,
+	} {
+		if _, err := loser.Exec(t.Context(), sql); err != nil {
+			t.Fatal(sql, err)
+		}
+	}
+	read := make(chan State, 1)
+	failed := make(chan error, 1)
+	go func() {
+		s, err := Read(t.Context(), reader, Target{Seq: 0, HasSeq: true})
+		failed <- err
+		read <- s
+	}()
+	for waits := false; !waits; {
+		if err := watcher.QueryRow(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND pid = $1)`,
+			reader.PgConn().PID()).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := loser.Exec(t.Context(), `COMMIT`); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	if s := <-read; len(s.Awaited) == 0 && s.Wait == 0 {
+		t.Errorf("nothing is waited for: %+v", s)
+	}
+}
