@@ -31,7 +31,11 @@ func Read(ctx context.Context, db Querier, t Target) (State, error) {
 			return s, err
 		}
 		var trusted string
-		if err := db.QueryRow(ctx, `SELECT identity FROM keysidecar.registry`).Scan(&trusted); err != nil {
+		err = db.QueryRow(ctx, `SELECT r.trusted_registry FROM keysidecar.receipt($1::bigint) AS r WHERE r.receipt_seq IS NOT NULL`, s.Seq).Scan(&trusted)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return State{}, ErrNoEvent // pruned meanwhile
+		case err != nil:
 			return State{}, fmt.Errorf("read the registry: %w", err)
 		}
 		if trusted == s.Trusted {
