@@ -39,43 +39,17 @@ var write = flag.String("write", "", "document whose section of gateways is writ
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(testMain(m))
+	os.Exit(cluster.Main(m, 5*time.Minute, start, func() *cluster.Cluster { return world.Cluster }, noSecretLogged))
 }
 
-func testMain(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "ksgateways")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		err = start(ctx, dir)
-	}
-	if world.Cluster != nil {
-		defer func() {
-			if err := world.Close(); err != nil {
-				fmt.Fprintln(os.Stderr, "close the cluster:", err)
-				code = 1
-			}
-		}()
-	}
-	if err == nil {
-		code = m.Run()
-	} else {
-		fmt.Fprintln(os.Stderr, "start:", err)
-		code = 1
-	}
-	if err == nil {
-		for _, secret := range issued {
-			if strings.Contains(world.sidecar.Log(), secret) {
-				fmt.Fprintln(os.Stderr, "the sidecar's log holds", secret)
-				code = 1
-			}
+// noSecretLogged looks for the keys that requests presented in the sidecar's log.
+func noSecretLogged() error {
+	for _, secret := range issued {
+		if strings.Contains(world.sidecar.Log(), secret) {
+			return fmt.Errorf("the sidecar's log holds %s", secret)
 		}
 	}
-	if code != 0 && world.Cluster != nil {
-		fmt.Fprintln(os.Stderr, world.Logs())
-	}
-	return code
+	return nil
 }
 
 func start(ctx context.Context, dir string) error {

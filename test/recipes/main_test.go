@@ -38,35 +38,7 @@ var world struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(testMain(m))
-}
-
-func testMain(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "ksrecipes")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		err = start(ctx, dir)
-	}
-	if world.Cluster != nil {
-		defer func() {
-			if err := world.Close(); err != nil {
-				fmt.Fprintln(os.Stderr, "close the cluster:", err)
-				code = 1
-			}
-		}()
-	}
-	if err == nil {
-		code = m.Run()
-	} else {
-		fmt.Fprintln(os.Stderr, "start:", err)
-		code = 1
-	}
-	if code != 0 && world.Cluster != nil {
-		fmt.Fprintln(os.Stderr, world.Logs())
-	}
-	return code
+	os.Exit(cluster.Main(m, 5*time.Minute, start, func() *cluster.Cluster { return world.Cluster }, nil))
 }
 
 func start(ctx context.Context, dir string) error {

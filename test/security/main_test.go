@@ -55,36 +55,8 @@ var world struct {
 	client    testenv.Pair // of the broker's users
 }
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "kssecurity")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		err = start(ctx, dir)
-	}
-	if world.Cluster != nil {
-		defer func() {
-			if err := world.Close(); err != nil {
-				fmt.Fprintln(os.Stderr, "close the cluster:", err)
-				code = 1
-			}
-		}()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "start:", err)
-		return 1
-	}
-	code = m.Run()
-	if strings.Contains(world.Logs(), "DATA RACE") {
-		code = 1
-	}
-	if code != 0 {
-		fmt.Fprintln(os.Stderr, world.Logs())
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(cluster.Main(m, 5*time.Minute, start, func() *cluster.Cluster { return world.Cluster }, nil))
 }
 
 // start starts the servers with TLS and gives them the shipped roles, users and

@@ -10,7 +10,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -33,39 +32,8 @@ var world struct {
 	sidecars []*cluster.Sidecar
 }
 
-func TestMain(m *testing.M) { os.Exit(testMain(m)) }
-
-func testMain(m *testing.M) (code int) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "kssystem")
-	if err == nil {
-		defer func() { _ = os.RemoveAll(dir) }()
-		err = start(ctx, dir)
-	}
-	if world.Cluster != nil {
-		defer func() {
-			if err := world.Close(); err != nil {
-				fmt.Fprintln(os.Stderr, "close the cluster:", err)
-				code = 1
-			}
-		}()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "start the cluster:", err)
-		if world.Cluster != nil {
-			fmt.Fprintln(os.Stderr, world.Logs())
-		}
-		return 1
-	}
-	code = m.Run()
-	if code == 0 && strings.Contains(world.Logs(), "DATA RACE") {
-		code = 1
-	}
-	if code != 0 {
-		fmt.Fprintln(os.Stderr, world.Logs())
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(cluster.Main(m, 10*time.Minute, start, func() *cluster.Cluster { return world.Cluster }, nil))
 }
 
 func start(ctx context.Context, dir string) error {
