@@ -78,7 +78,7 @@ func (s *Store) putOff(ctx context.Context) {
 
 // fences is the one goroutine that moves cursors, grants leases and warms.
 func (s *Store) fences(ctx context.Context) error {
-	if err := sleep(ctx, jitter(s.opts.WarmJitter)); err != nil {
+	if err := sleep(ctx, s.begin(ctx)); err != nil {
 		return nil
 	}
 	timer := time.NewTimer(0)
@@ -107,6 +107,20 @@ func (s *Store) fences(ctx context.Context) error {
 		}
 		timer.Reset(pause - jitter(pause/8))
 	}
+}
+
+// begin enters the process in the registry, and returns how long to put the first
+// warm off. From here on look-ups are read one by one, so that nobody waits for the
+// warm to begin or to end.
+func (s *Store) begin(ctx context.Context) time.Duration {
+	if err := s.enrol(ctx); err != nil {
+		s.note(err) // the first round tries again
+		return jitter(s.opts.WarmJitter)
+	}
+	if !s.opts.Report { // and so nobody knows how many there are
+		return jitter(s.opts.WarmJitter)
+	}
+	return jitter(min(s.opts.WarmJitter, s.spread()))
 }
 
 func jitter(d time.Duration) time.Duration {

@@ -162,7 +162,8 @@ func (s *Store) noteReport(page *Page, q *FenceQuestion, asked clock.Instant) {
 	s.metrics.reports.Inc()
 }
 
-// spread is the time over which the fences of a fleet are spread after a message.
+// spread is the time over which the fences of a fleet are spread after a message, and
+// its first warms.
 func (s *Store) spread() time.Duration {
 	return min(time.Duration(s.enrolment.fleet)*spreadEach, s.opts.FenceInterval)
 }

@@ -43,6 +43,28 @@ func TestQuestionIsAskedBeforeTheRegistration(t *testing.T) {
 	b.expect("k0", Active)
 }
 
+// The warms of a large fleet are spread over a long time, in which every sidecar could
+// answer already.
+func TestRequestsWaitForTheWarmToBegin(t *testing.T) {
+	l := filled(t, 3)
+	l.set(func() {
+		for range 100_000 {
+			l.registered[uuid.New()] = noCursor
+		}
+	})
+	b := build(t, l, func(o *Options) { o.WarmJitter, o.FenceInterval, o.MaxStaleness = time.Hour, time.Hour, 3*time.Hour }).run()
+	eventually(t, "the registration", func() bool { _, ok := b.store.membership(); return ok })
+	if a := b.expect("k0", Active); a.Origin != FromDatabase {
+		t.Errorf("answered from %v", a.Origin)
+	}
+	b.expect("made-up", UnknownKey)
+}
+
+func TestSmallFleetSpreadsItsWarmsLikeALargeOne(t *testing.T) {
+	l := filled(t, 3)
+	build(t, l, func(o *Options) { o.WarmJitter = time.Hour }).warm()
+}
+
 func TestReportSaysMoreThanWasApplied(t *testing.T) {
 	l := filled(t, 3)
 	b := build(t, l).warm()

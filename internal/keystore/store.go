@@ -54,7 +54,8 @@ type Options struct {
 	// Report: register, and report how far the log was read, so that receipts can
 	// count on it. If not, the source must allow that.
 	Report bool
-	// WarmJitter spreads the first warm of a rollout over this long.
+	// WarmJitter spreads the first warms of a rollout over this long, or over a
+	// millisecond for each registered process if that is less.
 	WarmJitter time.Duration
 	// DuringWarm, if not nil, is called when a warm begins, and what it returns when
 	// it has ended.

@@ -75,6 +75,9 @@ type DataOptions struct {
 	ReadTimeout, WriteTimeout time.Duration
 	Logger                    *zap.Logger
 	Registerer                prometheus.Registerer
+
+	// drain is drainTime, but for tests.
+	drain time.Duration
 }
 
 // maxHeader bounds the request line and header fields of one request, in bytes.
@@ -138,6 +141,9 @@ func NewData(opts DataOptions) (*Data, error) {
 	}
 	if opts.WriteTimeout <= 0 {
 		opts.WriteTimeout = 10 * time.Second
+	}
+	if opts.drain == 0 {
+		opts.drain = drainTime
 	}
 	m, err := newMetrics(opts.Registerer)
 	if err != nil {
@@ -235,15 +241,17 @@ func (d *Data) TCPAddr() net.Addr {
 	return nil
 }
 
-// How Run stops: for drainTime everything is still answered, with Connection:
-// close; then idle connections are closed, and requests under way have until
-// graceTime. What they wait for is then cancelled, so that they can still answer
-// 503, and after lastTime the rest is cut. All of it stays under two seconds.
+// How Run stops: for drainTime everything is still answered, new connections too, with
+// Connection: close. Then the socket's name is taken away; who found it a moment
+// before is still let in for namelessTime. After that idle connections are closed, and
+// requests under way have until graceTime. What they wait for is then cancelled, so that they can
+// still answer 503, and after lastTime the rest is cut. All of it stays under two seconds.
 const (
-	drainTime = 100 * time.Millisecond
-	graceTime = 900 * time.Millisecond
-	lastTime  = 300 * time.Millisecond
-	cutTime   = 300 * time.Millisecond
+	drainTime    = 90 * time.Millisecond
+	namelessTime = 10 * time.Millisecond
+	graceTime    = 900 * time.Millisecond
+	lastTime     = 300 * time.Millisecond
+	cutTime      = 300 * time.Millisecond
 )
 
 // Run serves until ctx ends, then stops within two seconds: see above. It
@@ -275,10 +283,11 @@ func (d *Data) Run(ctx context.Context) error {
 // stop ends all connections.
 func (d *Data) stop() {
 	d.stopping.Store(true)
+	time.Sleep(d.opts.drain)
 	for _, l := range d.listeners {
 		l.remove()
 	}
-	time.Sleep(drainTime)
+	time.Sleep(namelessTime)
 	d.closeListeners()
 	// A connection that becomes idle meanwhile was answered "close" and ends by itself.
 	d.each((*conn).takeBack)

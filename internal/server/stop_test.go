@@ -140,6 +140,26 @@ func TestStoppingFinishesWhatIsUnderWay(t *testing.T) {
 	}
 }
 
+// Whoever asks in the first moments of a restart is answered by the process that goes:
+// its successor needs some time, too.
+func TestStoppingTurnsAwayNewConnectionsAtOnce(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *DataOptions) { o.drain = time.Second })
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.stop() }()
+	eventually(t, "it stops", s.data.stopping.Load)
+	for range 2 {
+		c := s.dial()
+		got := s.exchange(c, "GET /v1/keys/pk_live_1 HTTP/1.1\r\nHost: x\r\n\r\n", 1)
+		if len(got) != 1 || got[0].status != 200 || !got[0].closed {
+			t.Errorf("%+v", got)
+		}
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 // What still waits when the time is up is told that nothing can be told.
 func TestStoppingAnswersUnavailable(t *testing.T) {
 	t.Parallel()

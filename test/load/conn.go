@@ -37,6 +37,9 @@ func Dial(ctx context.Context, socket string) (*Conn, error) {
 	return &Conn{Conn: c, in: bufio.NewReaderSize(c, 8<<10)}, nil
 }
 
+// Last reports whether the server closes the connection after the answer that was read.
+func (c *Conn) Last() bool { return c.last }
+
 // maxBody is more than any answer of the routes that are asked.
 const maxBody = 1 << 20
 

@@ -116,11 +116,13 @@ func (r *Report) rest(b *strings.Builder) {
 }
 
 func (r *Report) rollouts(b *strings.Builder) {
-	b.WriteString("### All restarted, some at a time\n\nNo more at once than four for each core: elsewhere each has a machine of its own, and here more would only wait for each other. Away is from the signal to stop until the successor is ready (not only warm).\n\n")
-	b.WriteString("| sidecars | at once | all back after | away p50 | most | warm p50 | most | connections at most | stated | statements/s of all |\n|---|---|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("### All restarted, some at a time\n\nNo more at once than four for each core: elsewhere each has a machine of its own, and here more would only wait for each other. Unserved is the longest time between two answers that a client got who asked every 2 ms and connected again when it must. " +
+		"Away is from the signal to stop until the successor is ready: it answers before and after that, first for a tenth of a second while it stops, then by reading keys one by one while it warms.\n\n")
+	b.WriteString("| sidecars | at once | all back after | unserved p50 | most | away p50 | most | warm p50 | most | connections at most | stated | statements/s of all |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for i := range r.Rollouts {
 		x := &r.Rollouts[i]
-		fmt.Fprintf(b, "| %d | %d | %s | %s | %s | %.0f ms | %.0f ms | %d | %d | %.0f |\n", x.Sidecars, x.AtOnce, x.Took.Round(10*time.Millisecond),
+		fmt.Fprintf(b, "| %d | %d | %s | %s | %s | %s | %s | %.0f ms | %.0f ms | %d | %d | %.0f |\n", x.Sidecars, x.AtOnce, x.Took.Round(10*time.Millisecond),
+			evidence.Quantile(x.Unserved, 0.5).Round(time.Millisecond), evidence.Quantile(x.Unserved, 1).Round(time.Millisecond),
 			evidence.Quantile(x.Away, 0.5).Round(time.Millisecond), evidence.Quantile(x.Away, 1).Round(time.Millisecond), 1000*evidence.Quantile(x.Warm, 0.5), 1000*evidence.Quantile(x.Warm, 1), x.Connections, x.Stated, x.Statements)
 	}
 	b.WriteByte('\n')

@@ -27,8 +27,9 @@ type Rest struct {
 }
 
 // settle is longer than it takes until every sidecar has made its first audit, which
-// asks more than the others.
-const settle = 15 * time.Second
+// asks more than the others, at most 15 s with the defaults; and until Postgres has counted that: a
+// session that is idle tells what it has done after 10 s.
+const settle = 30 * time.Second
 
 // Rest waits until everything is at rest and then watches for as long as over.
 func (f *Fleet) Rest(ctx context.Context, over time.Duration) (r Rest, err error) {

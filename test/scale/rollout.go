@@ -3,19 +3,22 @@ package scale
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/keysidecar/keysidecar/test/cluster"
+	"github.com/keysidecar/keysidecar/test/load"
 )
 
 // Rollout is what restarting every sidecar took.
 type Rollout struct {
 	Sidecars, AtOnce int
 	Took             time.Duration
-	// Away is, for each sidecar, from the moment it was told to stop until its
-	// successor was ready.
-	Away []time.Duration
+	// Unserved is, for each sidecar, the longest time between two answers that a client
+	// got who asked it all the while, and Away from the moment it was told to stop until
+	// its successor was ready.
+	Unserved, Away []time.Duration
 	// Warm is how long each one's warm took, as it tells.
 	Warm []float64
 	// Connections is the most that sidecars had at any time, and Stated the most
@@ -50,10 +53,10 @@ func (f *Fleet) Rollout(ctx context.Context, atOnce int) (r Rollout, err error) 
 		slots <- struct{}{}
 		all.Go(func() {
 			defer func() { <-slots }()
-			away, err := restart(ctx, s)
+			unserved, away, err := restart(ctx, s)
 			mu.Lock()
 			defer mu.Unlock()
-			r.Away = append(r.Away, away)
+			r.Unserved, r.Away = append(r.Unserved, unserved), append(r.Away, away)
 			errs = append(errs, err)
 		})
 	}
@@ -79,17 +82,74 @@ func (f *Fleet) Rollout(ctx context.Context, atOnce int) (r Rollout, err error) 
 	return r, err
 }
 
-func restart(ctx context.Context, s *cluster.Sidecar) (time.Duration, error) {
+func restart(ctx context.Context, s *cluster.Sidecar) (unserved, away time.Duration, err error) {
+	asking, stop := context.WithCancel(ctx)
+	longest := make(chan time.Duration, 1)
+	first := make(chan struct{})
+	go func() { longest <- longestGap(asking, s.Socket, first) }()
+	<-first
 	begun := time.Now()
-	if _, err := s.Stop(); err != nil {
-		return 0, err
+	_, err = s.Stop()
+	if err == nil {
+		err = s.Start()
 	}
-	if err := s.Start(); err != nil {
-		return 0, err
+	if err == nil {
+		err = s.Ready(ctx)
 	}
-	err := s.Ready(ctx)
-	return time.Since(begun), err
+	away = time.Since(begun)
+	stop()
+	return <-longest, away, err
 }
+
+// askEvery is how often longestGap asks.
+const askEvery = 2 * time.Millisecond
+
+// longestGap asks for a key until ctx ends, and returns the longest time between two
+// answers, a refusal of the key being one. It connects again when it must, as a client
+// would. first is closed after the first answer, or when ctx ends before.
+func longestGap(ctx context.Context, socket string, first chan<- struct{}) (longest time.Duration) {
+	last, c := time.Now(), (*load.Conn)(nil)
+	for n := 0; ; {
+		if answers(ctx, &c, socket) {
+			if n++; n == 1 {
+				close(first)
+			} else {
+				longest = max(longest, time.Since(last))
+			}
+			last = time.Now()
+		}
+		if cluster.Sleep(ctx, askEvery) != nil {
+			if n == 0 {
+				close(first)
+			}
+			if c != nil {
+				_ = c.Close()
+			}
+			return max(longest, time.Since(last))
+		}
+	}
+}
+
+// answers asks once, over *c, which it makes if it is nil, and makes nil if it is of no
+// more use.
+func answers(ctx context.Context, c **load.Conn, socket string) bool {
+	if *c == nil {
+		made, err := load.Dial(ctx, socket)
+		if err != nil {
+			return false
+		}
+		*c = made
+	}
+	status, _, err := (*c).Get("/v1/keys/", "scale_1", "", 2*time.Second)
+	if err != nil || (*c).Last() {
+		_ = (*c).Close()
+		*c = nil
+	}
+	return err == nil && (status == http.StatusOK || status == http.StatusGone)
+}
+
+// connectionsEvery is how often connections are counted. Each of them is there for longer.
+const connectionsEvery = 100 * time.Millisecond
 
 func (f *Fleet) peakConnections(ctx context.Context) (peak int, err error) {
 	for {
@@ -98,7 +158,7 @@ func (f *Fleet) peakConnections(ctx context.Context) (peak int, err error) {
 			return peak, err
 		}
 		peak = max(peak, n)
-		if cluster.Sleep(ctx, 20*time.Millisecond) != nil {
+		if cluster.Sleep(ctx, connectionsEvery) != nil {
 			return peak, nil //nolint:nilerr // told to stop
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,7 +64,7 @@ func TestASmallFleetIsMeasured(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(rollout.Away) != 3 || rollout.Connections < 3 || rollout.Connections > rollout.Stated {
+	if len(rollout.Away) != 3 || len(rollout.Unserved) != 3 || slices.Min(rollout.Unserved) <= 0 || rollout.Connections < 3 || rollout.Connections > rollout.Stated {
 		t.Errorf("rollout: %+v", rollout)
 	}
 	r := Report{Command: "test", Machine: []string{"here"}, Deny: []Deny{deny}, Rest: []Rest{rest}, Rollouts: []Rollout{rollout}}
