@@ -147,6 +147,11 @@ func (f *Fleet) standStill(ctx context.Context, yes bool) error {
 	if yes {
 		return nil
 	}
+	// A pause of a few heartbeats has cost them their connections, which they notice when
+	// they run again: until then they only seem to hear the broker.
+	if err := cluster.Sleep(ctx, time.Second); err != nil {
+		return err
+	}
 	if err := f.ready(ctx); err != nil {
 		return err
 	}
