@@ -102,10 +102,12 @@ func (s *Store) fences(ctx context.Context) error {
 		}
 		s.note(err)
 		pause := s.opts.FenceInterval - time.Since(begun) //nolint:forbidigo // as above
+		early := pause / 16                               // what keeps a fleet from falling into step costs it a question now and then
 		if err != nil {
 			pause = min(pause, s.opts.FenceInterval/4)
+			early = pause / 8
 		}
-		timer.Reset(pause - jitter(pause/8))
+		timer.Reset(pause - jitter(early))
 	}
 }
 

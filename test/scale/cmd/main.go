@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -149,11 +150,17 @@ func measure(ctx context.Context, r *scale.Report, bin, self string, n int, deny
 	if denyOnly {
 		return nil
 	}
-	// A Deployment restarts a quarter of its pods at a time, by default, but on as many
-	// machines; more than a few processes for each core only wait for each other.
-	rollout, err := f.Rollout(ctx, max(1, min(n/4, 4*runtime.NumCPU())))
-	r.Rollouts = append(r.Rollouts, rollout)
-	return err
+	// One at a time is what each sees that has a machine of its own. A Deployment restarts
+	// a quarter of its pods at a time, by default, but on as many machines; more than a few
+	// processes for each core only wait for each other.
+	for _, atOnce := range slices.Compact([]int{1, max(1, min(n/4, 4*runtime.NumCPU()))}) {
+		rollout, err := f.Rollout(ctx, atOnce)
+		if err != nil {
+			return err
+		}
+		r.Rollouts = append(r.Rollouts, rollout)
+	}
+	return nil
 }
 
 func numbers(list string, most int) (all []int, err error) {
