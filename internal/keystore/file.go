@@ -35,6 +35,7 @@ const (
 // file ends the lease like an unreachable database would.
 type File struct {
 	path string
+	load func(path string) (*KeyFile, error) // LoadKeyFile, but for tests
 
 	mu     sync.Mutex
 	index  *fileIndex // last good content
@@ -58,7 +59,7 @@ type fileStamp struct {
 
 // NewFile returns a source over the key file at path, which must be usable now.
 func NewFile(path string) (*File, error) {
-	f := &File{path: path, index: &fileIndex{}, first: Cursor{Seq: 0, ID: uuid.New()}}
+	f := &File{path: path, load: LoadKeyFile, index: &fileIndex{}, first: Cursor{Seq: 0, ID: uuid.New()}}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.refresh(); err != nil {
@@ -79,8 +80,24 @@ func (f *File) head() Cursor {
 	return f.first
 }
 
+// readAttempts is how often a file is read that changes while it is: whoever
+// replaces it does so once, and is done.
+const readAttempts = 3
+
+var errFileChanged = fmt.Errorf("%w: it changed while it was read", ErrFile)
+
 // refresh makes index the file's content as of now. The caller holds mu.
-func (f *File) refresh() error {
+func (f *File) refresh() (err error) {
+	for range readAttempts {
+		if err = f.reread(); !errors.Is(err, errFileChanged) {
+			return err
+		}
+	}
+	return err
+}
+
+// reread reads the file once, if it is not the one that was read last.
+func (f *File) reread() error {
 	now := time.Now() //nolint:forbidigo // compared with the file system's stamps, which are wall time
 	stamp, err := f.look(now)
 	if err != nil {
@@ -89,16 +106,16 @@ func (f *File) refresh() error {
 	if stamp == f.stamp && stamp.settled {
 		return nil
 	}
-	kf, err := LoadKeyFile(f.path)
-	if err != nil {
-		return err
-	}
+	kf, loadErr := f.load(f.path)
 	again, err := f.look(now)
 	if err != nil {
 		return err
 	}
 	if again != stamp {
-		return fmt.Errorf("%w: %s changed while it was read", ErrFile, f.path)
+		return fmt.Errorf("%w: %s", errFileChanged, f.path)
+	}
+	if loadErr != nil {
+		return loadErr
 	}
 	ix, err := kf.index()
 	if err != nil {

@@ -55,6 +55,42 @@ func fileBench(t *testing.T, path string, change ...func(*Options)) *bench {
 	return build(t, f, change...).warm()
 }
 
+// A key file may be replaced at any moment, so also while it is being read.
+func TestFileReplacedWhileItIsReadFailsTheFence(t *testing.T) {
+	path := keyFile(t, goodFile)
+	f, err := NewFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func() {
+		next := keyFile(t, strings.ReplaceAll(goodFile, "k1", "k2"))
+		if err := os.Rename(next, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replacements := 1
+	f.load = func(path string) (*KeyFile, error) {
+		kf, err := LoadKeyFile(path)
+		if replacements > 0 {
+			replacements--
+			replace()
+		}
+		return kf, err
+	}
+	replace()
+	if err := f.refresh(); err != nil {
+		t.Fatal(err)
+	}
+	if f.index.keys["k2"] == nil || f.index.keys["k1"] != nil {
+		t.Errorf("%d keys", len(f.index.keys))
+	}
+	replace()
+	replacements = 100
+	if err := f.refresh(); !errors.Is(err, errFileChanged) {
+		t.Errorf("a file that changes without end: %v", err)
+	}
+}
+
 func TestKeyFileMistakesAreNotNamed(t *testing.T) {
 	for name, tc := range map[string]struct{ content, want string }{
 		"empty":               {"", "keys: []"},
