@@ -317,7 +317,7 @@ func (f *fixture) run(t *testing.T) {
 			if err != nil {
 				t.Errorf("Run returned %v", err)
 			}
-			if took := time.Since(begin); took > 4*time.Second {
+			if took := time.Since(begin); took > 6*time.Second {
 				t.Errorf("it took %v to stop", took)
 			}
 		case <-time.After(patience):

@@ -3,7 +3,6 @@ package schema_test
 import (
 	"context"
 	"testing"
-	"time"
 )
 
 // gateHeld reports whether any transaction of s's database holds the gate.
@@ -109,11 +108,7 @@ func TestChecksDeferredByTheApplicationComeBeforeTheGate(t *testing.T) {
 	if gateHeld(watcher) {
 		t.Error("a transaction that waits for a row lock holds the gate")
 	}
-	begun := time.Now()
-	other.do(`COMMIT`)
-	if took := time.Since(begun); took > 500*time.Millisecond {
-		t.Errorf("the other writer waited %v", took)
-	}
+	other.do(`COMMIT`) // with the gate held, one of the two would be ended as a deadlock
 	if err := <-committed; err != nil {
 		t.Error(err)
 	}

@@ -257,16 +257,16 @@ func servesThenRefuses(t *testing.T, ctx context.Context, s *cluster.Sidecar, id
 	if served == 0 || refused == 0 {
 		t.Errorf("%s: %d served, %d refused", s.Name, served, refused)
 	}
-	// 5 ms each; the scheduler of a machine with fewer cores than processes may
-	// delay a few.
+	// A few milliseconds each, and no waiting for a time-out; the scheduler of a machine
+	// with fewer cores than processes may delay a few.
 	late := 0
 	for _, d := range slowest {
-		if d > 5*time.Millisecond {
+		if d > 50*time.Millisecond {
 			late++
 		}
 	}
 	if late*20 > len(slowest) {
-		t.Errorf("%s: %d of %d refusals took longer than 5 ms", s.Name, late, len(slowest))
+		t.Errorf("%s: %d of %d refusals took longer than 50 ms", s.Name, late, len(slowest))
 	}
 }
 
