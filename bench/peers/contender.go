@@ -33,6 +33,9 @@ type contender struct {
 const (
 	SidecarSocket = "keysidecar, socket"
 	SidecarTCP    = "keysidecar, TCP"
+	// OneSocket and OneTCP run with GOMAXPROCS=1.
+	OneSocket = "keysidecar on one processor, socket"
+	OneTCP    = "keysidecar on one processor, TCP"
 	SidecarHalf   = "keysidecar, socket, misses read Postgres"
 	SidecarBatch  = "keysidecar, socket, batches of 100"
 	Bare          = "bare Go loop, socket"

@@ -190,7 +190,7 @@ func TestARunMeasuresEveryContenderInEveryCell(t *testing.T) {
 	}
 	for _, conns := range o.Conns {
 		for _, misses := range o.Misses {
-			for _, name := range []string{SidecarSocket, SidecarTCP, Bare, SelectSocket, SelectTCP} {
+			for _, name := range []string{SidecarSocket, SidecarTCP, OneSocket, OneTCP, Bare, SelectSocket, SelectTCP} {
 				for i, s := range r.of(name, Cell{conns, misses}) {
 					if s.Rate <= 0 || s.P50 <= 0 || s.P99 < s.P50 || s.P999 < s.P99 || s.Round != i {
 						t.Errorf("%+v", s)

@@ -55,7 +55,7 @@ func (r *Report) SVG() string {
 		for i, name := range names {
 			s := r.spread(name, cell, p.f)
 			class := "other"
-			if name == SidecarSocket || name == SidecarTCP {
+			if strings.HasPrefix(name, "keysidecar") {
 				class = "ours"
 			}
 			middle := y + barHeight/2

@@ -132,12 +132,13 @@ func (r *Report) Judge() error {
 }
 
 // order is how tables list the contenders.
-var order = []string{SidecarSocket, SidecarTCP, SidecarHalf, Bare, Nginx, RedisSocket, RedisTCP, SelectSocket, SelectTCP}
+var order = []string{SidecarSocket, SidecarTCP, OneSocket, OneTCP, SidecarHalf, Bare, Nginx, RedisSocket, RedisTCP, SelectSocket, SelectTCP}
 
 // what says what each contender does for a request, and what it leaves out.
 const what = `| contender | what a request does | what it leaves out |
 |---|---|---|
 | ` + SidecarSocket + ` and TCP | the whole look-up: limits and framing checks, lease, owner, validity times, metrics, JSON. All keys are in memory, so that an unknown key (a miss) is answered from memory, too | nothing |
+| ` + OneSocket + ` and TCP | the same by a process with ` + "`GOMAXPROCS=1`" + `: not the default, here for comparison with the peers that are single-threaded | nothing |
 | ` + SidecarHalf + ` | the same with room for half of the keys; a miss is a key that is not in memory and is read from Postgres. The backends' processor time is in the server's | nothing |
 | ` + Bare + ` | reads to the end of the request, finds the key in the same LRU library under one of 64 locks, and writes an answer of the same bytes; 404 on a miss | parsing of headers, limits, time-outs, freshness, revocations, owners, metrics |
 | ` + Nginx + ` | parses HTTP and writes a fixed answer with the same body, with a worker for each core, no log | keys: it has none, and a miss is like any request |
@@ -180,6 +181,19 @@ func (r *Report) promised(b *strings.Builder) {
 			held = "**no**"
 		}
 		fmt.Fprintf(b, "| %s | %s %.2f | %s | %s |\n", p.what, sign, p.bound, s.text("%.2f"), held)
+	}
+	b.WriteByte('\n')
+	r.onOne(b)
+}
+
+// onOne shows the promised ratios of single look-ups for the process with GOMAXPROCS=1.
+func (r *Report) onOne(b *strings.Builder) {
+	b.WriteString("On one processor (`GOMAXPROCS=1`), for which nothing is promised:\n\n| ratio | measured |\n|---|---|\n")
+	one := map[string]string{SidecarSocket: OneSocket, SidecarTCP: OneTCP}
+	for _, p := range promises() {
+		if a, single := one[p.a]; single {
+			fmt.Fprintf(b, "| %s | %s |\n", p.what, r.ratio(a, p.b, p.cell, p.f, p.g).text("%.2f"))
+		}
 	}
 	b.WriteByte('\n')
 }

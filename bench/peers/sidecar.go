@@ -30,12 +30,13 @@ func (noBroker) StartBroker(context.Context) error {
 type system struct {
 	*cluster.Cluster
 	pg *testenv.Postgres
-	// whole has all keys in memory, half has room for half of them.
-	whole, half *cluster.Sidecar
-	// tcp is where whole listens besides its socket.
-	tcp     string
-	release func() error
-	keys    int
+	// whole has all keys in memory, one too, but runs with GOMAXPROCS=1; half has room
+	// for half of the keys.
+	whole, one, half *cluster.Sidecar
+	// tcp is where whole listens besides its socket, tcpOne where one does.
+	tcp, tcpOne string
+	releases    []func() error
+	keys        int
 }
 
 // startSystem starts Postgres with keys in it. bin is the program.
@@ -63,8 +64,12 @@ func startSystem(ctx context.Context, bin string, keys int) (s *system, err erro
 			return nil, errors.Join(err, s.Close())
 		}
 	}
-	if s.tcp, s.release, err = testenv.ReserveAddress(); err != nil {
-		return nil, errors.Join(err, s.Close())
+	for _, address := range []*string{&s.tcp, &s.tcpOne} {
+		var release func() error
+		if *address, release, err = testenv.ReserveAddress(); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+		s.releases = append(s.releases, release)
 	}
 	return s, nil
 }
@@ -73,12 +78,15 @@ func (s *system) startSidecars(ctx context.Context) (err error) {
 	if s.whole, err = s.Sidecar("whole", "KEYSIDECAR_LISTEN_TCP_ADDRESS="+s.tcp, "KEYSIDECAR_CACHE_CAPACITY="+strconv.Itoa(s.keys)); err != nil {
 		return err
 	}
+	if s.one, err = s.Sidecar("one", "KEYSIDECAR_LISTEN_TCP_ADDRESS="+s.tcpOne, "KEYSIDECAR_CACHE_CAPACITY="+strconv.Itoa(s.keys), "GOMAXPROCS=1"); err != nil {
+		return err
+	}
 	// A flood is what the bound on reads is there for; here the reads are wanted.
 	if s.half, err = s.Sidecar("half", "KEYSIDECAR_CACHE_CAPACITY="+strconv.Itoa(s.keys/2),
 		"KEYSIDECAR_CACHE_MISS_RATE="+strconv.Itoa(math.MaxInt32), "KEYSIDECAR_CACHE_MAX_FILLS=64"); err != nil {
 		return err
 	}
-	if err := errors.Join(s.whole.Ready(ctx), s.half.Ready(ctx)); err != nil {
+	if err := errors.Join(s.whole.Ready(ctx), s.one.Ready(ctx), s.half.Ready(ctx)); err != nil {
 		return err
 	}
 	return s.heat(ctx)
@@ -106,8 +114,8 @@ func (s *system) heat(ctx context.Context) error {
 // Close ends everything.
 func (s *system) Close() error {
 	err := s.Cluster.Close()
-	if s.release != nil {
-		err = errors.Join(err, s.release())
+	for _, release := range s.releases {
+		err = errors.Join(err, release())
 	}
 	return err
 }
@@ -124,12 +132,15 @@ func (s *system) backends(ctx context.Context, application string) ([]int, error
 // contenders are the sidecars. r are requests for keys over HTTP.
 func (s *system) contenders(r *requests) []contender {
 	whole := func(context.Context) ([]int, error) { return []int{s.whole.Pid()}, nil }
+	one := func(context.Context) ([]int, error) { return []int{s.one.Pid()}, nil }
 	var turn atomic.Uint64
 	many := batches(s.keys)
 	noMisses := func(c Cell) bool { return c.Misses == 0 }
 	return []contender{
 		{Name: SidecarSocket, takes: everyCell, run: drivenRun("unix", s.whole.Socket, http, r.pick), pids: whole},
 		{Name: SidecarTCP, takes: everyCell, run: drivenRun("tcp", s.tcp, http, r.pick), pids: whole},
+		{Name: OneSocket, takes: everyCell, run: drivenRun("unix", s.one.Socket, http, r.pick), pids: one},
+		{Name: OneTCP, takes: everyCell, run: drivenRun("tcp", s.tcpOne, http, r.pick), pids: one},
 		{Name: SidecarBatch, takes: noMisses, pids: whole, run: drivenRun("unix", s.whole.Socket, http, func(_ Cell, seed uint64) func() ([]byte, reply) {
 			next := int(seed % uint64(len(many)))
 			return func() ([]byte, reply) {
