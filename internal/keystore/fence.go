@@ -115,11 +115,11 @@ func (s *Store) fences(ctx context.Context) error {
 // warm off. From here on look-ups are read one by one, so that nobody waits for the
 // warm to begin or to end.
 func (s *Store) begin(ctx context.Context) time.Duration {
-	if err := s.enrol(ctx); err != nil {
+	err := s.enrol(ctx)
+	if err != nil && ctx.Err() == nil {
 		s.note(err) // the first round tries again
-		return jitter(s.opts.WarmJitter)
 	}
-	if !s.opts.Report { // and so nobody knows how many there are
+	if err != nil || !s.opts.Report { // and so it is not known how many there are
 		return jitter(s.opts.WarmJitter)
 	}
 	return jitter(min(s.opts.WarmJitter, s.spread()))
