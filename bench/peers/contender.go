@@ -34,16 +34,16 @@ const (
 	SidecarSocket = "keysidecar, socket"
 	SidecarTCP    = "keysidecar, TCP"
 	// OneSocket and OneTCP run with GOMAXPROCS=1.
-	OneSocket = "keysidecar on one processor, socket"
-	OneTCP    = "keysidecar on one processor, TCP"
-	SidecarHalf   = "keysidecar, socket, misses read Postgres"
-	SidecarBatch  = "keysidecar, socket, batches of 100"
-	Bare          = "bare Go loop, socket"
-	Nginx         = "nginx, socket"
-	RedisSocket   = "Redis GET, socket"
-	RedisTCP      = "Redis GET, TCP"
-	SelectSocket  = "Postgres SELECT, socket"
-	SelectTCP     = "Postgres SELECT, TCP"
+	OneSocket    = "keysidecar on one processor, socket"
+	OneTCP       = "keysidecar on one processor, TCP"
+	SidecarHalf  = "keysidecar, socket, misses read Postgres"
+	SidecarBatch = "keysidecar, socket, batches of 100"
+	Bare         = "bare Go loop, socket"
+	Nginx        = "nginx, socket"
+	RedisSocket  = "Redis GET, socket"
+	RedisTCP     = "Redis GET, TCP"
+	SelectSocket = "Postgres SELECT, socket"
+	SelectTCP    = "Postgres SELECT, TCP"
 )
 
 func everyCell(Cell) bool { return true }
