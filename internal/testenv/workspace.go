@@ -226,7 +226,16 @@ func (w *workspace) signalAll(sig syscall.Signal) error {
 
 // pause stops every process of the server in its tracks (SIGSTOP): connections
 // stay open and nothing answers.
-func (w *workspace) pause() error { return w.signalAll(syscall.SIGSTOP) }
+func (w *workspace) pause() error {
+	if err := w.signalAll(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	pids, err := w.pids()
+	if err != nil {
+		return err
+	}
+	return AwaitStopped(pids...)
+}
 
 // resume undoes pause.
 func (w *workspace) resume() error { return w.signalAll(syscall.SIGCONT) }

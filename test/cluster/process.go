@@ -6,10 +6,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/keysidecar/keysidecar/internal/testenv"
 )
 
 // Process is one run after another of the program, with one configuration.
@@ -104,45 +105,12 @@ func (p *Process) Signal(sig syscall.Signal) error {
 }
 
 // Pause and Resume stop and continue the process where it stands. Pause returns when it
-// does: one thread takes the signal, when its turn comes, and until then the others go on.
+// does.
 func (p *Process) Pause() error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	limit := time.Now().Add(stopLimit)
-	for {
-		all, err := stands(p.Pid())
-		if all || err != nil {
-			return err
-		}
-		if time.Now().After(limit) {
-			return fmt.Errorf("%s does not stand still", p.Name)
-		}
-		time.Sleep(time.Millisecond)
-	}
-}
-
-// stands reports whether every thread of a process is stopped.
-func stands(pid int) (bool, error) {
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
-	if err != nil || len(threads) == 0 {
-		return false, errors.Join(err, fmt.Errorf("process %d is gone", pid))
-	}
-	for _, thread := range threads {
-		text, err := os.ReadFile(thread)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it has just ended
-		}
-		if err != nil {
-			return false, err
-		}
-		// The state follows the name, which is in parentheses: proc_pid_stat(5).
-		_, state, found := strings.Cut(string(text), ") ")
-		if !found || !strings.HasPrefix(state, "T") {
-			return false, nil
-		}
-	}
-	return true, nil
+	return testenv.AwaitStopped(p.Pid())
 }
 
 // Resume is described with Pause.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/keysidecar/keysidecar/internal/testenv"
@@ -135,12 +134,12 @@ func (f *Fleet) each(do func(*cluster.Sidecar) error) error {
 // standStill stops every sidecar where it stands, or lets them go on and waits until
 // they are fresh.
 func (f *Fleet) standStill(ctx context.Context, yes bool) error {
-	sig := syscall.SIGCONT
+	turn := (*cluster.Sidecar).Resume
 	if yes {
-		sig = syscall.SIGSTOP
+		turn = (*cluster.Sidecar).Pause
 	}
 	for _, s := range f.Sidecars {
-		if err := s.Signal(sig); err != nil {
+		if err := turn(s); err != nil {
 			return err
 		}
 	}
