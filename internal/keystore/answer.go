@@ -98,7 +98,13 @@ type Bounds struct {
 	HasMaxAge bool
 	// OnlyIfCached: answer from memory at once or return ErrNotCached.
 	OnlyIfCached bool
+	// AtOnce: answer from memory at once or return ErrNotAtOnce, having counted nothing:
+	// the caller asks again where it may wait.
+	AtOnce bool
 }
+
+// ErrNotAtOnce: AtOnce was asked and the answer has to be waited for.
+var ErrNotAtOnce = errors.New("the answer has to be waited for")
 
 // ErrNotCached: OnlyIfCached was asked and memory has no answer within bounds.
 var ErrNotCached = errors.New("no answer in memory within the bounds asked for")

@@ -8,7 +8,7 @@ import (
 )
 
 // Lookup says whether the key may be used. The error is nil, or ErrNotCached, or
-// an *UnavailableError; in the last case the Answer has the code Unavailable.
+// ErrNotAtOnce, or an *UnavailableError; in the last case the Answer has the code Unavailable.
 //
 // keyID is not kept, so it may share memory with a request's buffer. A cached
 // answer allocates nothing.
@@ -25,6 +25,9 @@ func (s *Store) Lookup(ctx context.Context, keyID string, b Bounds) (Answer, err
 			s.metrics.lookup(a)
 			return a, nil
 		}
+	}
+	if b.AtOnce {
+		return Answer{}, ErrNotAtOnce
 	}
 	a, err := s.lookupSlow(ctx, keyID, b, now)
 	if err != nil {

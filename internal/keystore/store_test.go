@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/keysidecar/keysidecar/internal/event"
 )
@@ -354,6 +355,53 @@ func TestFullPageRenewsTheLease(t *testing.T) {
 		t.Fatalf("last page: %v, %v, lease %+v", full, err, m.lease.Load())
 	}
 	b.store.stop()
+}
+
+// Whoever must not wait is told so at once, whatever it is that would have to be waited for, and
+// nothing is asked or counted for it: it asks again.
+func TestWhoeverMustNotWaitIsKeptWaiting(t *testing.T) {
+	l := filled(t, 3)
+	b := build(t, l, func(o *Options) { o.Capacity = 2 }).warm() // one of the three is not in memory
+	ctx := context.Background()
+	atOnce := func(keyID string, bounds Bounds) (Answer, error) {
+		t.Helper()
+		bounds.AtOnce = true
+		before := b.store.Lookups()
+		a, err := b.store.Lookup(ctx, keyID, bounds)
+		if err != nil && (!errors.Is(err, ErrNotAtOnce) || b.store.Lookups() != before || testutil.ToFloat64(b.store.metrics.notCached) != 0 || a != Answer{}) {
+			t.Fatalf("%s: %v, %+v, counted %+v after %+v", keyID, err, a, b.store.Lookups(), before)
+		}
+		return a, err
+	}
+	inMemory := ""
+	for _, id := range []string{"k0", "k1", "k2"} {
+		if a, err := atOnce(id, Bounds{}); err == nil && a.Code == Active {
+			inMemory = id
+		}
+	}
+	if inMemory == "" {
+		t.Fatal("no key is answered from memory")
+	}
+	missing := 0
+	for _, id := range []string{"k0", "k1", "k2"} {
+		if _, err := atOnce(id, Bounds{}); err != nil {
+			missing++
+		}
+	}
+	if missing != 1 {
+		t.Fatalf("%d keys have to be read, want 1", missing)
+	}
+	if _, err := atOnce(inMemory, Bounds{NoCache: true}); err == nil {
+		t.Fatal("no-cache was answered without a new question")
+	}
+	b.clock.Advance(2 * time.Second)
+	if _, err := atOnce(inMemory, Bounds{HasMaxAge: true, MaxAge: time.Second}); err == nil {
+		t.Fatal("max-age=1 was answered after 2 s")
+	}
+	b.clock.Advance(2 * time.Second)
+	if _, err := atOnce(inMemory, Bounds{}); err == nil {
+		t.Fatal("answered without a lease")
+	}
 }
 
 func TestBoundsAreIgnored(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,18 @@ import (
 // deadline of the last request stays in force while the connection idles, and
 // each one costs a timer.
 type conn struct {
+	// Conn is nil while an event loop has the connection, whose descriptor is fd then; see
+	// eventloop.go. Whoever has the connection changes them under mu, and reads them
+	// without; others take mu.
 	net.Conn
+	fd       int
+	mu       sync.Mutex
 	listener *listener
+	// early are bytes that the event loop has read and not answered, unsent those of its
+	// answer that did not fit into the client's socket.
+	early, unsent []byte
+	// answeredAtOnce counts the answers in a row that needed only memory.
+	answeredAtOnce int
 
 	// state is what the connection does and since which tick: see phaseAt.
 	state atomic.Uint64
@@ -99,7 +110,7 @@ func (c *conn) enter(p phase) bool {
 func (c *conn) takeBack() {
 	old := c.state.Load()
 	if phase(old>>phaseShift) == idle && c.state.CompareAndSwap(old, phaseAt(closed, 0)) {
-		_ = c.Conn.Close()
+		c.cut()
 	}
 }
 
@@ -117,7 +128,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		case c.wide && c.consumed():
 			return c.move(false)
 		}
-		n, err := c.Conn.Read(p)
+		n, err := c.receive(p)
 		if n == 0 {
 			if c.framer.between() {
 				return 0, io.EOF // however it ended, no request is lost
@@ -137,6 +148,10 @@ func (c *conn) Read(p []byte) (int, error) {
 		whole := c.bad == nil && len(c.held) == 0 && c.framer.between() && c.framer.ended == ended+1 && c.handled == ended
 		if first && whole && c.quick(p[:n]) {
 			if c.last {
+				return 0, io.EOF
+			}
+			if c.settle() {
+				c.moving = true
 				return 0, io.EOF
 			}
 			if c.listener.id == listenerTCP {
@@ -292,10 +307,14 @@ func onState(nc net.Conn, s fasthttp.ConnState) {
 func (c *conn) sweep(now, mostReading, mostWriting int64) {
 	if p, since := c.phase(); p == reading && now-since > mostReading {
 		c.timedOut.Store(true)
-		_ = c.SetReadDeadline(time.Unix(1, 0)) // long past: ends the pending read
+		c.mu.Lock()
+		if c.Conn != nil {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // long past: ends the pending read
+		}
+		c.mu.Unlock()
 	}
 	if since := c.writing.Load(); since != 0 && now-since > mostWriting {
 		c.listener.data.metrics.aborted[abortSlowReader].Inc()
-		_ = c.Conn.Close()
+		c.cut()
 	}
 }

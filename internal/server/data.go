@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/valyala/fasthttp"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
@@ -101,6 +102,9 @@ type Data struct {
 
 	listeners []*listener
 	socket    *boundSocket
+	// loops are made before the first client can connect, and closed after the last has gone.
+	loops    []*eventLoop
+	nextLoop atomic.Uint64
 
 	// tick counts the sweeper's rounds; slow clients are told by it.
 	tick      atomic.Int64
@@ -202,9 +206,13 @@ func (d *Data) Listen() (err error) {
 	defer func() {
 		if err != nil {
 			d.closeListeners()
+			d.closeLoops()
 			d.release()
 		}
 	}()
+	if err := d.makeLoops(); err != nil {
+		return err
+	}
 	if d.opts.Socket.Path != "" {
 		if d.socket, err = listenSocket(d.opts.Socket); err != nil {
 			return err
@@ -255,8 +263,12 @@ const (
 )
 
 // Run serves until ctx ends, then stops within two seconds: see above. It
-// returns nil if it was asked to stop.
+// returns nil if it was asked to stop, and stops by itself if an event loop fails.
 func (d *Data) Run(ctx context.Context) error {
+	loops, running := errgroup.WithContext(ctx)
+	for _, l := range d.loops {
+		loops.Go(l.run)
+	}
 	var accepting sync.WaitGroup
 	for _, l := range d.listeners {
 		accepting.Go(l.accept)
@@ -268,12 +280,16 @@ func (d *Data) Run(ctx context.Context) error {
 		d.sweep(stopSweeping)
 	}()
 
-	<-ctx.Done()
+	<-running.Done()
 	d.stop()
 	accepting.Wait()
 	close(stopSweeping)
 	<-sweeping
 	d.release()
+	d.closeLoops()
+	if err := loops.Wait(); err != nil {
+		return err
+	}
 	if n := d.open(); n > 0 {
 		return fmt.Errorf("server: %d requests ignored the end of their context", n)
 	}
@@ -301,7 +317,7 @@ func (d *Data) stop() {
 	}
 	d.each(func(c *conn) {
 		d.metrics.aborted[abortStopping].Inc()
-		_ = c.Conn.Close()
+		c.cut()
 	})
 	d.settles(cutTime)
 }

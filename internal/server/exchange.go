@@ -25,6 +25,8 @@ type exchange struct {
 	content []byte
 	// gateway: the request is for a gateway's route.
 	gateway bool
+	// late: the answer took more than memory, and so will the next, most likely.
+	late bool
 	// rest is what follows the route's prefix in the path, as it was sent.
 	rest []byte
 
@@ -63,6 +65,7 @@ func (x *exchange) answer(status int, contentType string, out []byte) error {
 func (d *Data) handle(req *fasthttp.RequestCtx) {
 	c := req.Conn().(*conn) //nolint:forcetypeassert // every connection is made by listener.serve
 	c.beginHandling()
+	c.answeredAtOnce = 0
 	d.metrics.inFlight.Inc()
 	defer d.metrics.inFlight.Dec()
 	x := &c.x

@@ -162,6 +162,10 @@ func (f *fakeKeys) Lookup(ctx context.Context, keyID string, b keystore.Bounds) 
 	if f.panics != nil {
 		panic(f.panics)
 	}
+	if b.AtOnce && (f.remote[keyID] || b.NoCache || f.reason != "" || f.unavailableKeys[keyID] || f.hang) {
+		return keystore.Answer{}, keystore.ErrNotAtOnce
+	}
+	b.AtOnce = false
 	f.calls = append(f.calls, call{string([]byte(keyID)), b})
 	if b.OnlyIfCached && (f.remote[keyID] || b.NoCache || f.reason != "") {
 		return keystore.Answer{}, keystore.ErrNotCached

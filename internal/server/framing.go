@@ -153,6 +153,12 @@ func (f *framer) begin(c byte) *problem {
 	return nil
 }
 
+// rewind forgets a message that was fed from its first byte, so that it can be fed again:
+// began and ended are as they were before.
+func (f *framer) rewind(began, ended int) {
+	f.began, f.ended, f.state, f.line = began, ended, inStart, f.line[:0]
+}
+
 // finish ends a message.
 func (f *framer) finish() {
 	f.ended++

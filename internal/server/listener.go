@@ -91,7 +91,7 @@ func (l *listener) receive(nc net.Conn) {
 			return
 		}
 	}
-	c := &conn{Conn: nc, listener: l}
+	c := &conn{Conn: nc, fd: -1, listener: l}
 	c.framer.limits = l.data.frameLimits()
 	if !l.add(c) {
 		l.data.metrics.refused[l.id][refusedLimit].Inc()
@@ -100,12 +100,21 @@ func (l *listener) receive(nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	go l.serve(c)
+	c.answeredAtOnce = settled
+	if !c.settle() {
+		go l.serve(c)
+		return
+	}
+	c.attend()
 }
 
 // serve runs one connection to its end.
 func (l *listener) serve(c *conn) {
-	defer l.drop(c)
+	if !c.finishAnswer() {
+		_ = c.Close()
+		l.drop(c)
+		return
+	}
 	for {
 		library := l.data.http
 		if c.wide {
@@ -113,9 +122,14 @@ func (l *listener) serve(c *conn) {
 		}
 		c.moving = false
 		err := library.ServeConn(c)
+		if c.Conn == nil {
+			c.attend()
+			return
+		}
 		if c.moving {
 			continue // see conn.hold
 		}
+		l.drop(c)
 		if err != nil {
 			l.data.logger.Debug("connection ended", zap.Stringer("listener", l.id), zap.String("error", category(err)))
 		}

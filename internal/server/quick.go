@@ -2,11 +2,14 @@ package server
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"github.com/keysidecar/keysidecar/internal/keystore"
 )
 
 // The quick way: most requests are one small GET or POST that arrives in one piece
@@ -24,24 +27,43 @@ import (
 // quick answers the request that p holds from its first byte to its last, if it is
 // of the quick kind. If not it has done nothing.
 func (c *conn) quick(p []byte) (answered bool) {
-	x, d := &c.x, c.listener.data
 	r, ok := c.plain(p)
-	if !ok || d.stopping.Load() {
+	if !ok || c.listener.data.stopping.Load() {
 		return false
 	}
+	answered, _ = c.tell(r, false) // an error ends the connection at the next Read
+	return answered
+}
+
+// tell answers the request that plain has read. With atOnce it is only answered, and
+// counted, if memory has the answer and nothing has to be waited for.
+func (c *conn) tell(r *route, atOnce bool) (answered bool, err error) {
+	x, d := &c.x, c.listener.data
 	c.beginHandling()
 	d.metrics.inFlight.Inc()
 	defer d.metrics.inFlight.Dec()
-	x.ctx, x.listener, x.arrived, x.gateway = d.life, c.listener, time.Now(), false
+	x.ctx, x.listener, x.arrived, x.gateway, x.late = d.life, c.listener, time.Now(), false, false
+	x.bounds.AtOnce = atOnce
 	if err := d.guarded(r, x); err != nil {
+		if atOnce && errors.Is(err, keystore.ErrNotAtOnce) {
+			c.handled--
+			x.ctx, x.content = nil, nil
+			return false, nil
+		}
 		_ = d.refuse(x, err) // it stands in x
 	}
-	c.send(x)
+	err = c.send(x)
 	d.metrics.answered(r.id, c.listener.id, x.status, time.Since(x.arrived))
+	c.answeredAtOnce++
+	if !r.memory || x.late {
+		c.answeredAtOnce = 0
+	}
 	x.ctx, x.content = nil, nil
 	x.trim(d)
-	c.enter(idle)
-	return true
+	if len(c.unsent) == 0 {
+		c.enter(idle)
+	}
+	return true, err
 }
 
 // guarded runs a route's handler. A panic becomes a 500.
@@ -94,7 +116,7 @@ func (c *conn) plain(p []byte) (*route, bool) {
 const maxJoined = 4 << 10
 
 // send writes the answer as the library would.
-func (c *conn) send(x *exchange) {
+func (c *conn) send(x *exchange) error {
 	b := append(c.wire[:0], "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(x.status), 10)
 	b = append(b, ' ')
@@ -118,10 +140,20 @@ func (c *conn) send(x *exchange) {
 		b = append(b, x.out...)
 	}
 	c.wire = b
-	// An error ends the connection at the next Read.
-	if _, err := c.Write(b); err == nil && !joined {
-		_, _ = c.Write(x.out)
+	err := c.deliver(b)
+	if err == nil && !joined {
+		err = c.deliver(x.out)
 	}
+	return err
+}
+
+// deliver writes p, or what of it can be written at once if the event loop answers.
+func (c *conn) deliver(p []byte) error {
+	if c.Conn == nil {
+		return c.writeNow(p)
+	}
+	_, err := c.Write(p)
+	return err
 }
 
 // date is what a Date field says for one second.

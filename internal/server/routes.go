@@ -9,8 +9,8 @@ import (
 // target as it was sent: nothing is decoded, normalised or redirected. Only the
 // segment that names a key is decoded, once.
 var routes = [...]route{
-	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, quick: true, handle: (*Data).getKey},
-	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, quick: true, handle: (*Data).verify},
+	{id: routeKey, path: "/v1/keys/", rest: true, method: http.MethodGet, quick: true, memory: true, handle: (*Data).getKey},
+	{id: routeVerify, path: "/v1/verify", method: http.MethodPost, body: maxBody, quick: true, memory: true, handle: (*Data).verify},
 	{id: routeBatch, path: "/v1/verify/batch", method: http.MethodPost, body: maxBatchBody, quick: true, handle: (*Data).verifyBatch},
 	{id: routeJWKS, path: "/v1/owners/", rest: true, suffix: "/jwks.json", method: http.MethodGet, handle: (*Data).getJWKS},
 	{id: routeReceipt, path: "/v1/receipts/", rest: true, query: true, method: http.MethodGet, handle: (*Data).getReceipt},
@@ -51,6 +51,9 @@ type route struct {
 	body int
 	// quick: plain requests need not go through the library; see conn.quick.
 	quick bool
+	// memory: what plain requests ask is mostly answered from memory, in microseconds, so
+	// that an event loop may do it.
+	memory bool
 	// media is the body's Content-Type; JSON if empty.
 	media  string
 	handle func(*Data, *exchange) error

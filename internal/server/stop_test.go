@@ -259,7 +259,10 @@ type stubborn struct {
 	release chan struct{}
 }
 
-func (s stubborn) Lookup(context.Context, string, keystore.Bounds) (keystore.Answer, error) {
+func (s stubborn) Lookup(_ context.Context, _ string, b keystore.Bounds) (keystore.Answer, error) {
+	if b.AtOnce {
+		return keystore.Answer{}, keystore.ErrNotAtOnce
+	}
 	s.entered <- struct{}{}
 	<-s.release
 	return keystore.Answer{}, &keystore.UnavailableError{Reason: keystore.ReasonStopping}

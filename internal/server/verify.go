@@ -18,6 +18,9 @@ func (d *Data) verify(x *exchange) error {
 	}
 	v, err := d.ask(x.ctx, &x.question, x.bounds)
 	if err == nil && v.code == active && x.question.signed.has != 0 {
+		if x.late = true; x.bounds.AtOnce {
+			return keystore.ErrNotAtOnce // it takes longer than other questions should wait
+		}
 		v, err = d.askSigned(x, v)
 	}
 	if err != nil {
