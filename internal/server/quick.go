@@ -119,8 +119,10 @@ func (c *conn) send(x *exchange) {
 	}
 	c.wire = b
 	// An error ends the connection at the next Read.
-	if _, err := c.Write(b); err == nil && !joined {
-		_, _ = c.Write(x.out)
+	if joined {
+		_, _ = c.Write(b)
+	} else {
+		c.writeBoth(b, x.out)
 	}
 }
 
