@@ -3,6 +3,7 @@ package keystore
 import (
 	"hash/maphash"
 	"math"
+	"math/bits"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -131,17 +132,22 @@ const (
 func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, found) {
 	sh, hash := m.locate(keyID)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	return m.find(sh, keyID, hash, now, maxTTL)
+}
+
+// find is get in the key's shard, whose lock the caller holds.
+func (m *memory) find(sh *shard, keyID string, hash uint64, now clock.Instant, maxTTL int64) (e entry, f found) {
 	// To note each use would cost as much again as to find the key. One in several
 	// keeps the keys in use away from the end of the list as well.
-	find := sh.lru.Peek
+	var ok bool
 	if sh.finds++; sh.finds%promoteEvery == 0 {
-		find = sh.lru.Get
+		e, ok = sh.lru.Get(keyID)
+	} else {
+		e, ok = sh.lru.Peek(keyID)
 	}
-	e, ok := find(keyID)
 	if !ok {
-		until, negative := sh.absent.Peek(keyID)
-		sh.mu.Unlock()
-		if negative && now.Before(until) {
+		if until, negative := sh.absent.Peek(keyID); negative && now.Before(until) {
 			return entry{}, foundAbsent
 		}
 		// Read after the look-up: complete is cleared before anything is removed,
@@ -152,11 +158,52 @@ func (m *memory) get(keyID string, now clock.Instant, maxTTL int64) (entry, foun
 		return entry{}, foundNothing
 	}
 	sh.used.note(hash)
-	sh.mu.Unlock()
 	if e.isMark() || e.owner.get() == ownerAsk || (maxTTL > 0 && int64(now-e.rec.filled()) >= maxTTL) {
 		return entry{}, foundMark
 	}
 	return e, foundEntry
+}
+
+// MaxTogether is how many keys are looked for at once; see Reading.Recall.
+const MaxTogether = 8
+
+// getAll is get for up to MaxTogether keys. Most of the time that a look-up takes it
+// waits for main memory, and the processor begins the next look-up meanwhile, but not
+// across the taking of a lock; so all locks are taken before. While it holds one it
+// waits for no other: the keys behind a lock that somebody has are looked up by
+// themselves, afterwards.
+func (m *memory) getAll(into []gotten, now clock.Instant, maxTTL int64) {
+	var held uint64 // a bit for each shard
+	for i := range into {
+		g := &into[i]
+		_, g.hash = m.locate(g.keyID)
+		if n := g.hash & (shardCount - 1); held>>n&1 == 0 && m.shards[n].mu.TryLock() {
+			held |= 1 << n
+		}
+	}
+	for i := range into {
+		g := &into[i]
+		if n := g.hash & (shardCount - 1); held>>n&1 != 0 {
+			g.entry, g.found = m.find(&m.shards[n], g.keyID, g.hash, now, maxTTL)
+		}
+	}
+	for left := held; left != 0; left &= left - 1 {
+		m.shards[bits.TrailingZeros64(left)].mu.Unlock()
+	}
+	for i := range into {
+		g := &into[i]
+		if n := g.hash & (shardCount - 1); held>>n&1 == 0 {
+			g.entry, g.found = m.get(g.keyID, now, maxTTL)
+		}
+	}
+}
+
+// gotten is a key that getAll looks for, and what it found.
+type gotten struct {
+	keyID string
+	hash  uint64
+	entry entry
+	found found
 }
 
 // apply distrusts whatever e can have made untrue: it leaves marks and overtakes

@@ -372,13 +372,19 @@ func (r Record) Revoked() bool { return r.flag(flagRevoked) }
 // NotBefore returns the first moment of the key's life; ok is false if unbounded.
 func (r Record) NotBefore() (t time.Time, ok bool) {
 	n := r.notBefore()
-	return time.UnixMicro(n).UTC(), n != Never
+	if n == Never {
+		return time.Time{}, false
+	}
+	return time.UnixMicro(n).UTC(), true
 }
 
 // ExpiresAt returns the first moment after the key's life; ok is false if unbounded.
 func (r Record) ExpiresAt() (t time.Time, ok bool) {
 	n := r.expiresAt()
-	return time.UnixMicro(n).UTC(), n != Always
+	if n == Always {
+		return time.Time{}, false
+	}
+	return time.UnixMicro(n).UTC(), true
 }
 
 // Scopes calls yield for each scope in stored order until it returns false. It

@@ -54,21 +54,28 @@ func notBefore(now clock.Instant, b Bounds) clock.Instant {
 }
 
 // recall answers from m, whose lease l the caller has found to cover now.
-func (s *Store) recall(m *memory, l *lease, keyID string, now clock.Instant) (Answer, found) {
+func (s *Store) recall(m *memory, l *lease, keyID string, now clock.Instant) (a Answer, f found) {
 	e, f := m.get(keyID, now, int64(s.opts.MaxTTL))
+	f = a.from(m, l, e, f, now)
+	return a, f
+}
+
+// from makes a the answer to what was found in m, if that is one. It returns f, or
+// what has become of it.
+func (a *Answer) from(m *memory, l *lease, e entry, f found, now clock.Instant) found {
 	if f == foundNothing || f == foundMark {
-		return Answer{}, f
+		return f
 	}
-	a := Answer{Code: UnknownKey, AsOf: AsOf{History: m.history, Seq: l.seq, Age: now.Sub(l.asked)}}
+	code := UnknownKey
 	if f == foundEntry {
 		owner := e.owner.get()
 		if owner == ownerAsk { // marked since
-			return Answer{}, foundMark
+			return foundMark
 		}
-		a.Record = e.rec
-		a.Code = l.now.judge(e.rec, owner, now)
+		code = l.now.judge(e.rec, owner, now)
 	}
-	return a, f
+	*a = Answer{Code: code, Record: e.rec, AsOf: AsOf{History: m.history, Seq: l.seq, Age: now.Sub(l.asked)}}
+	return f
 }
 
 // lookupSlow is Lookup when memory had no answer at once: it waits for a fence

@@ -25,18 +25,44 @@ func (s *Store) Read(b Bounds) Reading {
 	return Reading{store: s, m: m, l: l, now: now}
 }
 
-// Recall is Lookup, if memory has the answer; ok is false if it has not, and Lookup
-// must be asked. keyID is not kept.
-func (r *Reading) Recall(keyID string) (a Answer, ok bool) {
+// Recalled is a key, and what memory says of it.
+type Recalled struct {
+	// KeyID is what to look for. It is not kept.
+	KeyID string
+	// OK: memory has the answer, and this is it. If not, Lookup must be asked.
+	OK     bool
+	Answer Answer
+}
+
+// Recall is Lookup for those of the keys that memory has the answer for. It is quicker
+// for MaxTogether keys than for each by itself.
+func (r *Reading) Recall(keys []Recalled) {
+	for ; len(keys) > MaxTogether; keys = keys[MaxTogether:] {
+		r.recall(keys[:MaxTogether])
+	}
+	r.recall(keys)
+}
+
+func (r *Reading) recall(keys []Recalled) {
 	if r.m == nil {
-		return Answer{}, false
+		for i := range keys {
+			keys[i].OK = false
+		}
+		return
 	}
-	a, f := r.store.recall(r.m, r.l, keyID, r.now)
-	if f != foundEntry && f != foundAbsent {
-		return Answer{}, false
+	var room [MaxTogether]gotten
+	all := room[:len(keys)]
+	for i := range keys {
+		all[i].keyID = keys[i].KeyID
 	}
-	r.given[a.Code]++
-	return a, true
+	r.m.getAll(all, r.now, int64(r.store.opts.MaxTTL))
+	for i := range keys {
+		k := &keys[i]
+		f := k.Answer.from(r.m, r.l, all[i].entry, all[i].found, r.now)
+		if k.OK = f == foundEntry || f == foundAbsent; k.OK {
+			r.given[k.Answer.Code]++
+		}
+	}
 }
 
 // End counts what was answered.

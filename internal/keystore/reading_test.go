@@ -18,18 +18,73 @@ func TestReadingAnswersLikeALookup(t *testing.T) {
 	b.store.Evict(l.put(changed)) // a mark
 	before := testutil.ToFloat64(b.store.metrics.answers[Active][FromCache])
 	r := b.store.Read(Bounds{})
-	for id, want := range map[string]Code{"k0": Active, "k1": Revoked, "k2": OwnerSuspended, "nobody": UnknownKey} {
-		a, ok := r.Recall(id)
-		if !ok || a.Code != want || a.Origin != FromCache || a.AsOf.History == "" {
-			t.Errorf("%s: %v %+v", id, ok, a)
+	codes := map[string]Code{"k0": Active, "k1": Revoked, "k2": OwnerSuspended, "nobody": UnknownKey}
+	ids := []string{"k0", "k1", "k2", "nobody", "k3", "k0", "k0", "k1", "k3", "nobody", "k2", "k0"} // more than are looked for at once
+	keys := make([]Recalled, len(ids))
+	for i, id := range ids {
+		keys[i].KeyID = id
+	}
+	keys[4].OK = true // of a use before
+	r.Recall(keys)
+	for i, k := range keys {
+		want, ok := codes[ids[i]]
+		switch {
+		case k.OK != ok:
+			t.Errorf("%s: answered from memory: %v", k.KeyID, k.OK)
+		case ok && (k.Answer.Code != want || k.Answer.Origin != FromCache || k.Answer.AsOf.History == ""):
+			t.Errorf("%s: %+v", k.KeyID, k.Answer)
+		case ok && want != UnknownKey && k.Answer.Record.KeyID() != k.KeyID:
+			t.Errorf("%s: the record of %s", k.KeyID, k.Answer.Record.KeyID())
+		case ok && want == UnknownKey && !k.Answer.Record.IsZero():
+			t.Errorf("%s: a record", k.KeyID)
 		}
 	}
-	if _, ok := r.Recall("k3"); ok {
-		t.Error("a key that changed was answered from memory")
-	}
 	r.End()
-	if n := testutil.ToFloat64(b.store.metrics.answers[Active][FromCache]) - before; n != 1 {
+	if n := testutil.ToFloat64(b.store.metrics.answers[Active][FromCache]) - before; n != 4 {
 		t.Errorf("%v answers counted", n)
+	}
+}
+
+// Whoever waits for a lock must hold none that others wait for: those who take several
+// could wait for each other.
+func TestReadingHoldsNoLockWhileItWaits(t *testing.T) {
+	b := build(t, filled(t, 100), func(o *Options) { o.FenceInterval = 2 * time.Second }).warm()
+	m := b.store.mem.Load()
+	keys := make([]Recalled, MaxTogether)
+	for i := range keys {
+		keys[i].KeyID = key(i).ID
+	}
+	held := m.shard("k3")
+	held.mu.Lock()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r := b.store.Read(Bounds{})
+		r.Recall(keys)
+		r.End()
+	}()
+	for i := range m.shards {
+		if sh := &m.shards[i]; sh != held {
+			eventually(t, "a lock is free again", func() bool {
+				if !sh.mu.TryLock() {
+					return false
+				}
+				sh.mu.Unlock()
+				return true
+			})
+		}
+	}
+	select {
+	case <-done:
+		t.Error("a locked part was read")
+	case <-time.After(20 * time.Millisecond):
+	}
+	held.mu.Unlock()
+	<-done
+	for _, k := range keys {
+		if !k.OK || k.Answer.Record.KeyID() != k.KeyID {
+			t.Errorf("%s: %+v", k.KeyID, k)
+		}
 	}
 }
 
@@ -40,7 +95,8 @@ func TestReadingOutlivesTheLease(t *testing.T) {
 	b.clock.Advance(b.store.opts.MaxStaleness)
 	for name, bounds := range map[string]Bounds{"lease over": {}, "no-cache": {NoCache: true}, "max-age=0": {HasMaxAge: true}} {
 		r := b.store.Read(bounds)
-		if _, ok := r.Recall("k0"); ok {
+		keys := []Recalled{{KeyID: "k0", OK: true}}
+		if r.Recall(keys); keys[0].OK {
 			t.Errorf("%s: answered from memory", name)
 		}
 		r.End()
@@ -49,10 +105,11 @@ func TestReadingOutlivesTheLease(t *testing.T) {
 
 func TestReadingAllocates(t *testing.T) {
 	b := build(t, filled(t, 3)).warm()
+	keys := []Recalled{{KeyID: "k1"}, {KeyID: "k2"}}
 	if n := testing.AllocsPerRun(1000, func() {
 		r := b.store.Read(Bounds{})
-		if a, ok := r.Recall("k1"); !ok || a.Code != Active {
-			t.Fatal(a.Code)
+		if r.Recall(keys); !keys[1].OK || keys[1].Answer.Code != Active {
+			t.Fatal(keys[1].Answer.Code)
 		}
 		r.End()
 	}); n != 0 {

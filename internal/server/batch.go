@@ -28,6 +28,12 @@ type batch struct {
 	// partial: unavailable is a verdict like others, and not the whole answer.
 	partial bool
 	n       int // questions so far
+	placed  int // those that have their place in the answer
+	// waiting questions were read and not asked yet; they are the first of questions,
+	// and recalled is what memory says of them. Memory is asked for several at a time.
+	waiting   int
+	questions [keystore.MaxTogether]question
+	recalled  [keystore.MaxTogether]keystore.Recalled
 	// late are the questions that memory could not answer at once.
 	late []lateQuestion
 	// reading is what memory tells of all questions.
@@ -36,6 +42,20 @@ type batch struct {
 	verdicts [numCodes]int
 	// spare is where the answer is put together if there are any.
 	spare []byte
+	// grounds are the last verdict's, as JSON, and asOf and origin what they say.
+	grounds []byte
+	asOf    keystore.AsOf
+	origin  keystore.Origin
+}
+
+// appendGrounds is appendGrounds for a verdict from memory. Those of one reading rest
+// on the same, which is put in words once.
+func (b *batch) appendGrounds(out []byte, v *verdict) []byte {
+	if a := &v.answer; len(b.grounds) == 0 || a.AsOf != b.asOf || a.Origin != b.origin {
+		b.grounds = appendGrounds(b.grounds[:0], v)
+		b.asOf, b.origin = a.AsOf, a.Origin
+	}
+	return append(out, b.grounds...)
 }
 
 // keepSpare is the largest answer whose buffer is kept for another batch.
@@ -63,7 +83,8 @@ func (d *Data) verifyBatch(x *exchange) error {
 	defer func() {
 		d.countEarly(b)
 		clear(b.late) // they point into the request
-		b.partial, b.n, b.late = false, 0, b.late[:0]
+		b.partial, b.n, b.placed, b.late = false, 0, 0, b.late[:0]
+		b.forget()
 		if cap(b.spare) > keepSpare {
 			b.spare = nil
 		}
@@ -108,8 +129,29 @@ func (d *Data) readBatch(x *exchange, b *batch) error {
 	return r.end()
 }
 
-// readQuestions reads the array of questions.
+// forget lets go of the request that the questions point into.
+func (b *batch) forget() {
+	b.waiting = 0
+	clear(b.recalled[:])
+	for i := range b.questions {
+		q := &b.questions[i]
+		clear(q.scopes[:cap(q.scopes)])
+		clear(q.attributes[:cap(q.attributes)])
+		*q = question{scopes: q.scopes[:0], attributes: q.attributes[:0]}
+	}
+}
+
+// readQuestions reads the array of questions, and asks memory for them.
 func (d *Data) readQuestions(x *exchange, b *batch) error {
+	err := d.readArray(x, b)
+	if asked := d.askEarly(x, b); asked != nil {
+		return asked // it stands before what could not be read
+	}
+	return err
+}
+
+// readArray is readQuestions, but leaves the last ones waiting.
+func (d *Data) readArray(x *exchange, b *batch) error {
 	r := &x.body
 	if r.kind() != kindArray {
 		return r.wrong("requests", "an array of objects")
@@ -130,15 +172,21 @@ func (d *Data) readQuestions(x *exchange, b *batch) error {
 		if r.kind() != kindObject {
 			return r.wrong("requests["+strconv.Itoa(b.n)+"]", "an object")
 		}
-		if err := r.question(&x.question); err != nil {
-			return placed(err, b.n)
+		if b.waiting == len(b.questions) {
+			if err := d.askEarly(x, b); err != nil {
+				return err
+			}
 		}
-		if x.question.signed.has != 0 {
+		q := &b.questions[b.waiting]
+		if !r.byKeyID(q) {
+			if err := r.question(q); err != nil {
+				return placed(err, b.n)
+			}
+		}
+		if q.signed.has != 0 {
 			return placed(errSignatureInBatch, b.n)
 		}
-		if err := d.askEarly(x, b); err != nil {
-			return err
-		}
+		b.waiting++
 	}
 }
 
@@ -151,19 +199,38 @@ func placed(err error, n int) error {
 	return p.at("requests["+strconv.Itoa(n)+"]."+p.member, p.detail)
 }
 
-// askEarly asks memory alone, and leaves what it cannot tell for later.
+// askEarly asks memory alone for the waiting questions, and leaves what it cannot tell
+// for later.
 func (d *Data) askEarly(x *exchange, b *batch) error {
-	if b.n > 0 {
+	keys := b.recalled[:b.waiting]
+	b.waiting = 0
+	for i := range keys {
+		keys[i].KeyID = stringOf(b.questions[i].keyID)
+	}
+	b.reading.Recall(keys)
+	for i := range keys {
+		if err := d.answerEarly(x, b, &b.questions[i], &keys[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// answerEarly answers a question by what memory said of its key, or leaves it for later.
+func (d *Data) answerEarly(x *exchange, b *batch, asked *question, k *keystore.Recalled) error {
+	if b.placed > 0 {
 		x.out = append(x.out, ',')
 	}
-	v, err := d.recall(x, b)
+	b.placed++
+	var v verdict
+	err := d.recall(x, asked, k, &v)
 	switch {
 	case err == nil && v.code != unavailable:
 		b.verdicts[v.code]++
 		d.used(&v)
-		x.out = appendVerdict(x.out, &v)
+		x.out = b.appendGrounds(appendFinding(x.out, &v), &v)
 	case err == nil, errors.Is(err, keystore.ErrNotCached):
-		q := x.question
+		q := *asked
 		q.scopes, q.attributes = slices.Clone(q.scopes), slices.Clone(q.attributes)
 		b.late = append(b.late, lateQuestion{question: q, at: len(x.out), verdict: v, err: err})
 	default:
@@ -172,19 +239,18 @@ func (d *Data) askEarly(x *exchange, b *batch) error {
 	return nil
 }
 
-// recall asks memory for one question.
-func (d *Data) recall(x *exchange, b *batch) (verdict, error) {
-	id := stringOf(x.question.keyID)
-	if a, ok := b.reading.Recall(id); ok {
-		v, err := d.verdictOf(id, a)
-		if err == nil && v.code == active {
-			v.code = x.question.check(v.answer.Record)
+// recall decides one question by what memory said of its key.
+func (d *Data) recall(x *exchange, q *question, k *keystore.Recalled, v *verdict) (err error) {
+	if k.OK {
+		if err = d.verdictOf(k.KeyID, &k.Answer, v); err == nil && v.code == active {
+			v.code = q.check(v.answer.Record)
 		}
-		return v, err
+		return err
 	}
 	bounds := x.bounds
 	bounds.OnlyIfCached = true
-	return d.ask(x.ctx, &x.question, bounds)
+	*v, err = d.ask(x.ctx, q, bounds)
+	return err
 }
 
 // countEarly counts the verdicts given from memory.

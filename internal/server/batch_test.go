@@ -1,8 +1,11 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -233,4 +236,81 @@ func TestAPanicIsAnsweredAndSurvived(t *testing.T) {
 		t.Errorf("panics counted: %v", got)
 	}
 	s.mustServe()
+}
+
+// What is put together for many keys is what each would be told by itself: by a real
+// store, whose memory is asked for several keys at a time.
+func TestABatchSaysWhatSingleQuestionsAreTold(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *DataOptions) { o.Keys = manyKeys(t, 50) })
+	ages := regexp.MustCompile(`"age_ms":\d+`)
+	plain := func(body []byte) string { return string(ages.ReplaceAll(bytes.TrimSpace(body), []byte(`"age_ms":0`))) }
+	var questions, want []string
+	for i := range 60 { // the last ten are unknown
+		for _, q := range []string{
+			`{"key_id":"` + rowID(i) + `"}`, `{"key_id": "` + rowID(i) + `"}`, `{"key_id":"pk_bench\u005f` + rowID(i)[len("pk_bench_"):] + `"}`,
+			`{"owner_id":"m_0","key_id":"` + rowID(i) + `"}`, `{"key_id":"` + rowID(i) + `","owner_id":"m_1"}`,
+			`{"key_id":"` + rowID(i) + `","scopes":["pay"]}`, `{"key_id":"` + rowID(i) + `","scopes":["pay","x"]}`,
+			`{"key_id":"` + rowID(i) + `","attributes":{"a":1}}`, `{"key":"` + rowID(i) + `"}`,
+		} {
+			questions = append(questions, q)
+			want = append(want, plain(s.do("POST", "/v1/verify", q).body))
+		}
+	}
+	for _, n := range []int{1, keystore.MaxTogether - 1, keystore.MaxTogether, keystore.MaxTogether + 1, len(questions)} {
+		a := s.do("POST", "/v1/verify/batch", `{"requests":[`+strings.Join(questions[:n], ",")+`]}`)
+		if got := plain(a.body); got != `{"verdicts":[`+strings.Join(want[:n], ",")+`]}` {
+			t.Errorf("%d questions: %s", n, got)
+		}
+	}
+	before := s.metric("keysidecar_verdicts_total")
+	a := s.do("POST", "/v1/verify/batch", `{"requests":[`+strings.Join(questions[:keystore.MaxTogether+2], ",")+`,{"key_id":""}]}`)
+	if want := fmt.Sprintf("requests[%d].key_id", keystore.MaxTogether+2); a.status != 400 || !strings.Contains(string(a.body), want) {
+		t.Errorf("%d %s, want %s", a.status, a.body, want)
+	}
+	if n := s.metric("keysidecar_verdicts_total") - before; n != keystore.MaxTogether+2 {
+		t.Errorf("%v verdicts counted before a mistake", n)
+	}
+}
+
+// byKeyID takes only what question would take, and reads it as question does.
+func TestTheShortestQuestionIsReadLikeOthers(t *testing.T) {
+	t.Parallel()
+	texts := []string{
+		``, `{`, `{"key_id":"`, `{"key_id":"a`, `{"key_id":"a"`, `{"key_id":"a"}`, `{"key_id":"a"},`, `{"key_id":"a"}]`, `{"key_id":"a" }`, `{"key_id" :"a"}`,
+		`{"key_id":""}`, `{"key_id":"."}`, `{"key_id":".."}`, `{"key_id":"..."}`, `{"key_id":"a b"}`, `{"key_id":"a\"}`, `{"key_id":"a\\"}`, `{"key_id":"\u0061"}`,
+		`{"key_id":"é"}`, "{\"key_id\":\"\xff\"}", "{\"key_id\":\"a\n\"}", `{"key_id":"a","key_id":"a"}`, `{"key_id":"a"}}`, `{"key_id":null}`,
+		`{"key_id":"` + strings.Repeat("a", keystore.MaxIDBytes) + `"}`, `{"key_id":"` + strings.Repeat("a", keystore.MaxIDBytes+1) + `"}`,
+	}
+	draw := rand.New(rand.NewPCG(1, 3))
+	const from = `{"key_id":"pk_live_1"}`
+	for range 20_000 {
+		b := []byte(from)
+		for range 1 + draw.IntN(2) {
+			b[draw.IntN(len(b))] = byte(draw.IntN(256))
+		}
+		texts = append(texts, string(b))
+	}
+	taken := 0
+	for _, text := range texts {
+		old := question{ownerID: []byte("m"), scopes: [][]byte{{'s'}}, attributes: []attribute{{}}, signed: signed{has: hasSignature}}
+		var quick, slow bodyReader
+		q, want := old, old
+		quick.reset([]byte(text), nil)
+		if !quick.byKeyID(&q) {
+			if quick.at != 0 {
+				t.Errorf("%q: %d bytes were read", text, quick.at)
+			}
+			continue
+		}
+		taken++
+		slow.reset([]byte(text), nil)
+		if err := slow.question(&want); err != nil || quick.at != slow.at || string(q.keyID) != string(want.keyID) ||
+			q.ownerID != nil || len(q.scopes)+len(q.attributes) > 0 || q.signed.has != 0 {
+			t.Errorf("%q: %q up to %d, want %q up to %d, %v", text, q.keyID, quick.at, want.keyID, slow.at, err)
+		}
+	}
+	if taken < 1000 {
+		t.Errorf("only %d were taken", taken)
+	}
 }

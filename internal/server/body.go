@@ -141,6 +141,26 @@ func (r *bodyReader) question(q *question) error {
 	return q.signed.check(bySecret)
 }
 
+// byKeyID reads a question that does no more than name a key, written without blanks
+// as most programs do: {"key_id":"..."}. At the first doubt it reads nothing, and
+// question says what is there.
+func (r *bodyReader) byKeyID(q *question) bool {
+	const begin = `{"key_id":"`
+	rest := r.text[r.at:]
+	if len(rest) < len(begin) || string(rest[:len(begin)]) != begin {
+		return false
+	}
+	rest = rest[len(begin):]
+	end := bytes.IndexByte(rest, '"')
+	if end < 0 || end+1 == len(rest) || rest[end+1] != '}' || keystore.CheckKeyID(stringOf(rest[:end])) != nil {
+		return false
+	}
+	q.keyID, q.ownerID, q.scopes, q.attributes = rest[:end], nil, q.scopes[:0], q.attributes[:0]
+	q.signed = signed{}
+	r.at += len(begin) + end + len(`"}`)
+	return true
+}
+
 // keyID reads a key_id.
 func (r *bodyReader) keyID(at string) ([]byte, error) {
 	id, err := r.nonEmpty(at, len(r.text))

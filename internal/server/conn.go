@@ -67,6 +67,9 @@ type conn struct {
 	// wire is the buffer of the quick way's answers; last: it has sent the last one.
 	wire []byte
 	last bool
+	// parts and both are writeBoth's own, here so that they cost no allocation.
+	parts [2][]byte
+	both  net.Buffers
 }
 
 // phase is what a connection does.
@@ -242,6 +245,18 @@ func (c *conn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	c.writing.Store(0)
 	return n, err
+}
+
+// writeBoth writes a head and a body that is too large to be copied behind it, in one
+// system call: a client that got the head alone would be woken for nothing.
+func (c *conn) writeBoth(head, body []byte) error {
+	c.parts = [2][]byte{head, body}
+	c.both = c.parts[:]
+	c.writing.Store(c.listener.data.tick.Load())
+	_, err := c.both.WriteTo(c.Conn)
+	c.writing.Store(0)
+	c.parts = [2][]byte{}
+	return err
 }
 
 // Lingering lets a client read the answer to a request that it is still sending:

@@ -58,18 +58,23 @@ func (r *jsonReader) str() ([]byte, bool) {
 	if !r.next('"') {
 		return nil, false
 	}
-	start := r.at
+	start, ascii := r.at, true
 	for ; r.at < len(r.text); r.at++ {
-		switch c := r.text[r.at]; {
+		c := r.text[r.at]
+		if plainByte[c] {
+			continue
+		}
+		switch {
 		case c == '"':
 			s := r.text[start:r.at]
 			r.at++
-			return s, utf8.Valid(s)
+			return s, ascii || utf8.Valid(s)
 		case c == '\\':
 			return r.escaped(start)
 		case c < 0x20:
 			return nil, false
 		}
+		ascii = false
 	}
 	return nil, false
 }

@@ -35,7 +35,7 @@ func (d *Data) getKey(x *exchange) error {
 
 // lookup asks for one key by itself. Not being able to tell is a verdict here;
 // the only error left is keystore.ErrNotCached.
-func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (verdict, error) {
+func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (v verdict, err error) {
 	a, err := d.keys.Lookup(ctx, id, b)
 	if err != nil {
 		var u *keystore.UnavailableError
@@ -44,18 +44,20 @@ func (d *Data) lookup(ctx context.Context, id string, b keystore.Bounds) (verdic
 		}
 		return verdict{}, err
 	}
-	return d.verdictOf(id, a)
+	err = d.verdictOf(id, &a, &v)
+	return v, err
 }
 
-// verdictOf is the verdict on a key by itself.
-func (d *Data) verdictOf(id string, a keystore.Answer) (verdict, error) {
-	v := verdict{code: codeOf(a.Code), keyID: id, answer: a}
-	if v.code == active && a.Record.KeyID() != id {
+// verdictOf makes v, which is zero, the verdict on a key by itself.
+func (d *Data) verdictOf(id string, a *keystore.Answer, v *verdict) error {
+	c := codeOf(a.Code)
+	if c == active && a.Record.KeyID() != id {
 		// Nothing can make this happen, and everything would be lost if it did.
 		d.logger.Error("the keystore answered with another key")
-		return verdict{}, errInternal
+		return errInternal
 	}
-	return v, nil
+	v.code, v.keyID, v.answer = c, id, *a
+	return nil
 }
 
 // keyAs answers with the key itself in another form than JSON. A key that has no

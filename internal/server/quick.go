@@ -52,8 +52,9 @@ func (c *conn) tell(r *route, atOnce bool) (answered bool, err error) {
 		}
 		_ = d.refuse(x, err) // it stands in x
 	}
-	err = c.send(x)
+	// Counted before it is sent, as the library's way does: who has an answer finds it counted.
 	d.metrics.answered(r.id, c.listener.id, x.status, time.Since(x.arrived))
+	err = c.send(x)
 	c.answeredAtOnce++
 	if !r.memory || x.late {
 		c.answeredAtOnce = 0
@@ -135,24 +136,27 @@ func (c *conn) send(x *exchange) error {
 		b = append(b, "\r\nConnection: close"...)
 	}
 	b = append(b, "\r\n\r\n"...)
-	joined := len(x.out) <= maxJoined
-	if joined {
-		b = append(b, x.out...)
+	if len(x.out) > maxJoined {
+		c.wire = b
+		return c.deliver(b, x.out)
 	}
-	c.wire = b
-	err := c.deliver(b)
-	if err == nil && !joined {
-		err = c.deliver(x.out)
-	}
-	return err
+	c.wire = append(b, x.out...)
+	return c.deliver(c.wire, nil)
 }
 
-// deliver writes p, or what of it can be written at once if the event loop answers.
-func (c *conn) deliver(p []byte) error {
-	if c.Conn == nil {
-		return c.writeNow(p)
+// deliver writes head and body, or what of them can be written at once if the event loop
+// answers.
+func (c *conn) deliver(head, body []byte) (err error) {
+	switch {
+	case c.Conn == nil:
+		if err = c.writeNow(head); err == nil && len(body) > 0 {
+			err = c.writeNow(body)
+		}
+	case len(body) == 0:
+		_, err = c.Write(head)
+	default:
+		err = c.writeBoth(head, body)
 	}
-	_, err := c.Write(p)
 	return err
 }
 

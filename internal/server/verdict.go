@@ -96,6 +96,11 @@ type verdict struct {
 
 // appendVerdict appends v as JSON. It allocates only to grow b.
 func appendVerdict(b []byte, v *verdict) []byte {
+	return appendGrounds(appendFinding(b, v), v)
+}
+
+// appendFinding appends what is said of the key itself: v up to its grounds.
+func appendFinding(b []byte, v *verdict) []byte {
 	valid := v.code == active
 	if valid {
 		b = append(b, `{"valid":true,"code":"active","key_id":"`...)
@@ -114,6 +119,11 @@ func appendVerdict(b []byte, v *verdict) []byte {
 			b = append(b, '"')
 		}
 	}
+	return b
+}
+
+// appendGrounds appends what v rests on, which is the end of it.
+func appendGrounds(b []byte, v *verdict) []byte {
 	b = append(b, `,"as_of":`...)
 	b = appendAsOf(b, &v.answer.AsOf)
 	b = append(b, `,"source":`...)
@@ -131,15 +141,13 @@ func appendKey(b []byte, r keystore.Record) []byte {
 	b = appendString(b, r.OwnerID())
 	b = append(b, `,"algorithm":`...)
 	b = appendString(b, r.Algorithm())
-	b = append(b, `,"public_key":`...)
 	if der, ok := r.PublicKey(); ok {
-		b = append(b, '"')
+		b = append(b, `,"public_key":"`...)
 		b = base64.StdEncoding.AppendEncode(b, bytesOf(der))
-		b = append(b, '"')
+		b = append(b, `","scopes":[`...)
 	} else {
-		b = append(b, `null`...)
+		b = append(b, `,"public_key":null,"scopes":[`...)
 	}
-	b = append(b, `,"scopes":[`...)
 	first := true
 	for s := range r.Scopes {
 		if !first {
@@ -190,12 +198,28 @@ func appendTime(b []byte, get func() (time.Time, bool)) []byte {
 	if t.Year() > 9999 {
 		return append(b, `"9999-12-31T23:59:59.999Z"`...)
 	}
+	// Of all layouts, the library has a quick way for RFC 3339 without a fraction; that
+	// goes where the Z is.
 	b = append(b, '"')
-	b = t.UTC().AppendFormat(b, "2006-01-02T15:04:05.000Z")
-	return append(b, '"')
+	b = t.UTC().AppendFormat(b, time.RFC3339)
+	ms := t.Nanosecond() / int(time.Millisecond)
+	return append(b[:len(b)-1], '.', digit(ms/100), digit(ms/10), digit(ms), 'Z', '"')
 }
 
+// digit is n's last one.
+func digit(n int) byte { return byte('0' + n%10) }
+
 const hexDigits = "0123456789abcdef"
+
+// plainByte says which bytes stand for themselves in a JSON string, and are
+// characters of their own: all of ASCII but control characters, quotes and
+// backslashes. Read-only.
+var plainByte = func() (plain [256]bool) {
+	for c := ' '; c < utf8.RuneSelf; c++ {
+		plain[c] = c != '"' && c != '\\'
+	}
+	return plain
+}()
 
 // appendString appends s as a JSON string. Bytes that are not UTF-8 become
 // U+FFFD; <, > and & stay, as no answer is HTML.
@@ -204,7 +228,7 @@ func appendString(b []byte, s string) []byte {
 	start := 0
 	for i := 0; i < len(s); {
 		c := s[i]
-		if c >= 0x20 && c != '"' && c != '\\' && c < utf8.RuneSelf {
+		if plainByte[c] {
 			i++
 			continue
 		}

@@ -3,9 +3,12 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
@@ -385,5 +388,37 @@ func TestStringsAreEscaped(t *testing.T) {
 		if err := json.Unmarshal(appendString(nil, in), &back); err != nil || back != strings.ToValidUTF8(in, "\ufffd") {
 			t.Errorf("%q: %q, %v", in, back, err)
 		}
+	}
+}
+
+func TestTimesAreWrittenLikeTheLayoutSays(t *testing.T) {
+	t.Parallel()
+	const layout = "2006-01-02T15:04:05.000Z"
+	last := time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC)
+	times := []time.Time{
+		{}, time.Unix(0, 0), time.Unix(-1, 999_999_999), time.Unix(0, 1_000_000), time.Unix(0, 999_999), time.Unix(1, 10_000_000), last,
+		time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC), time.Date(-1, 12, 31, 0, 0, 0, 1e6, time.UTC), time.Date(-4713, 1, 1, 0, 0, 0, 0, time.UTC),
+		time.Date(2024, 2, 29, 23, 59, 59, 123_456_789, time.FixedZone("east", 5*3600+1800)),
+	}
+	draw := rand.New(rand.NewPCG(1, 2))
+	for range 10_000 {
+		times = append(times, time.UnixMicro(draw.Int64N(1<<58)-1<<57))
+	}
+	for _, at := range times {
+		want := `"` + at.UTC().Format(layout) + `"`
+		if at.After(last) {
+			want = `"9999-12-31T23:59:59.999Z"`
+		}
+		if got := string(appendTime(nil, func() (time.Time, bool) { return at, true })); got != want {
+			t.Errorf("%v: %s, want %s", at, got, want)
+		}
+	}
+	for _, at := range []time.Time{last.Add(1), time.UnixMicro(math.MaxInt64 - 1)} {
+		if got := string(appendTime(nil, func() (time.Time, bool) { return at, true })); got != `"9999-12-31T23:59:59.999Z"` {
+			t.Errorf("%v: %s", at, got)
+		}
+	}
+	if got := string(appendTime(nil, keystore.NewRecord(&keystore.Key{ID: "k"}).ExpiresAt)); got != "null" {
+		t.Errorf("no time: %s", got)
 	}
 }
