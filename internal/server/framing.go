@@ -172,6 +172,12 @@ func (f *framer) keep(part []byte) *problem {
 		return bad
 	}
 	f.line = append(f.line, part...)
+	if f.state == inChunkSize {
+		// Now and not at the line's end: the library, which has these bytes by then, would
+		// have an opinion of its own of a number that it cannot hold.
+		_, bad := f.sizeIn(bytes.TrimSuffix(f.line, []byte{'\r'}))
+		return bad
+	}
 	return nil
 }
 
@@ -193,11 +199,11 @@ func (f *framer) checkLength(n int) *problem {
 			}
 			return errHeaderTooBig
 		}
-	case inChunkSize, inChunkEnd, inChunkedEnd, inEmptyLine:
+	case inChunkEnd, inChunkedEnd, inEmptyLine:
 		if n > maxChunkLine {
 			return f.broken()
 		}
-	case inStart, inBody, inChunk:
+	case inStart, inBody, inChunk, inChunkSize: // sizeIn counts its digits
 	}
 	return nil
 }
@@ -252,6 +258,12 @@ func (f *framer) endLine(part []byte) *problem {
 		f.line = f.line[:0]
 	}
 	cr := bytes.IndexByte(line, '\r')
+	if f.state == inChunkSize {
+		digits, _, _ := bytes.Cut(line, []byte{'\r'})
+		if _, bad := f.sizeIn(digits); bad != nil {
+			return bad
+		}
+	}
 	switch {
 	case cr < 0:
 		return errMalformed.with("a line ends with CR and LF, not with LF alone")
@@ -420,18 +432,12 @@ func (f *framer) endFields() *problem {
 
 // chunkSize reads a chunk's size: hexadecimal digits and nothing else.
 func (f *framer) chunkSize(line []byte) *problem {
-	if len(line) == 0 || len(line) > maxChunkLine {
+	if len(line) == 0 {
 		return f.broken()
 	}
-	size := 0
-	for _, c := range line {
-		d := hexDigit(c)
-		if d < 0 {
-			return f.broken()
-		}
-		if size = size<<4 | d; f.content+size > f.bodyMax {
-			return errTooLarge
-		}
+	size, bad := f.sizeIn(line)
+	if bad != nil {
+		return bad
 	}
 	f.content += size
 	f.rest = size
@@ -440,6 +446,21 @@ func (f *framer) chunkSize(line []byte) *problem {
 		f.state = inChunkedEnd
 	}
 	return nil
+}
+
+// sizeIn is the size that the digits of a chunk's size so far make. What is wrong first
+// counts, so that it does not matter in which pieces they arrive.
+func (f *framer) sizeIn(digits []byte) (size int, bad *problem) {
+	for i, c := range digits {
+		d := hexDigit(c)
+		if d < 0 || i >= maxChunkLine {
+			return 0, f.broken()
+		}
+		if size = size<<4 | d; f.content+size > f.bodyMax {
+			return 0, errTooLarge
+		}
+	}
+	return size, nil
 }
 
 // hexDigit returns the value of a hexadecimal digit, or -1.
