@@ -36,7 +36,6 @@ func (c *cli) daemon(cmd *cobra.Command, role config.Role, run func(context.Cont
 	if err != nil {
 		return err
 	}
-	defer func() { _ = log.Sync() }()
 	defer watchLevel(level, log)()
 	for _, w := range append(warnings, cfg.Risks(role)...) {
 		log.Warn("configuration", zap.String("warning", w))

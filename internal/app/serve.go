@@ -23,8 +23,8 @@ import (
 const connectTimeout = 2 * time.Second
 
 // Serve runs a sidecar until ctx ends, and then returns nil. The data listener is
-// bound at once, so that clients find somebody who says "warming" rather than
-// nobody; the process counts as started as startup.require says.
+// bound at once, so that clients find somebody who lets them wait, or says that it
+// cannot tell, rather than nobody; the process counts as started as startup.require says.
 func Serve(ctx context.Context, cfg *config.Config, b Build, log *zap.Logger) error {
 	limitMemory(log)
 	p := &process{log: log}
@@ -86,7 +86,15 @@ func makeSidecar(p *process, cfg *config.Config, b Build) error {
 		store.OnQueueBehind(sub.QueueBehind)
 		status.Broker = func() *statuspage.Broker { return brokerStatus(sub.Status()) }
 		status.Components["broker"] = func() any { return status.Broker() }
-		p.add("subscriber", sub.Run)
+		p.add("subscriber", func(ctx context.Context) error {
+			// Until then nothing is in memory that a message could be about, and look-ups
+			// wait for what the broker would have to share the processor with.
+			select {
+			case <-store.Begun():
+			case <-ctx.Done():
+			}
+			return sub.Run(ctx)
+		})
 	}
 	if cfg.Listen.Admin.Address != "" {
 		status.Address, status.StartUnwarmed = cfg.Listen.Admin.Address, cfg.Startup.Require == config.RequireNone

@@ -166,7 +166,7 @@ func scalarJSON(node *yaml.Node) (text string, ok bool) {
 func (r *objectReader) policies(node *yaml.Node) Policies {
 	all := make(Policies)
 	r.members(r.key, node, func(name, path string, value *yaml.Node) {
-		if !policyName.MatchString(name) {
+		if len(name) > maxName || !policyName.MatchString(name) {
 			r.mistake(value, "%s: the name of a policy is part of a path: use 1 to 64 letters, digits, dashes and underscores", path)
 			return
 		}

@@ -120,11 +120,15 @@ func (v *validator) within(key string, value, least, most time.Duration) {
 	}
 }
 
-// instanceName keeps to what RabbitMQ, Prometheus and file names all take.
-var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
+// instanceName keeps to what RabbitMQ, Prometheus and file names all take, with
+// maxInstanceName. Expressions that count are large, and cost every start more than all
+// others together, so that lengths are compared beside them, here and below.
+var instanceName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]*$`)
+
+const maxInstanceName = 128
 
 func (v *validator) instance() {
-	if !instanceName.MatchString(v.config.Instance) {
+	if name := v.config.Instance; len(name) > maxInstanceName || !instanceName.MatchString(name) {
 		v.fail("instance", "must be 1 to 128 letters, digits, dots, dashes and underscores, and be unique in the fleet")
 	}
 }
@@ -200,7 +204,15 @@ func isLoopback(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
-var relationName = regexp.MustCompile(`^[a-z_][a-z0-9_$]{0,62}\.[a-z_][a-z0-9_$]{0,62}$`)
+var relationForm = regexp.MustCompile(`^[a-z_][a-z0-9_$]*\.[a-z_][a-z0-9_$]*$`)
+
+// maxIdentifier is how long a name in Postgres may be.
+const maxIdentifier = 63
+
+func isRelation(name string) bool {
+	schemaName, rest, _ := strings.Cut(name, ".")
+	return max(len(schemaName), len(rest)) <= maxIdentifier && relationForm.MatchString(name)
+}
 
 func (v *validator) store(role Role) {
 	s := &v.config.Store
@@ -231,7 +243,7 @@ func (v *validator) postgres(role Role) {
 	if p.DSN != "" {
 		v.dsn("store.postgres.dsn", p.DSN)
 	}
-	if !relationName.MatchString(p.Relation) {
+	if !isRelation(p.Relation) {
 		v.fail("store.postgres.relation", "must be a table or view, with its schema, in lower case without quotes: app.api_keys")
 	}
 	if role == ForSidecar {
@@ -305,10 +317,13 @@ func (v *validator) usage() {
 }
 
 // policyName keeps to what a path takes without encoding.
-var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+var policyName = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
 // fieldName is the name of a header field (RFC 9110, 5.1).
-var fieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}$")
+var fieldName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
+
+// maxName is how long these two may be.
+const maxName = 64
 
 // notForCredentials are fields that say where a message ends, or that a gateway
 // sets itself.
@@ -335,7 +350,7 @@ func (v *validator) authz() {
 	for _, name := range a.Header {
 		lower := strings.ToLower(name)
 		switch {
-		case !fieldName.MatchString(name):
+		case len(name) > maxName || !fieldName.MatchString(name):
 			v.fail("authz.header", "%q is not the name of a header field", name)
 		case slices.Contains(notForCredentials, lower):
 			v.fail("authz.header", "%s has a meaning of its own: use another field", name)

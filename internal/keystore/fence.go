@@ -116,6 +116,7 @@ func (s *Store) fences(ctx context.Context) error {
 // warm to begin or to end.
 func (s *Store) begin(ctx context.Context) time.Duration {
 	err := s.enrol(ctx)
+	close(s.begun)
 	if err != nil && ctx.Err() == nil {
 		s.note(err) // the first round tries again
 	}

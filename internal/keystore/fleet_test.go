@@ -43,6 +43,64 @@ func TestQuestionIsAskedBeforeTheRegistration(t *testing.T) {
 	b.expect("k0", Active)
 }
 
+// heldRegistration registers nobody before it may.
+type heldRegistration struct {
+	*ledger
+	may chan struct{}
+}
+
+func (h *heldRegistration) Register(ctx context.Context, i Incarnation) (int, error) {
+	select {
+	case <-h.may:
+		return h.ledger.Register(ctx, i)
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// A restarted sidecar is asked before it is registered. It may neither ask then, nor
+// should it turn anybody away who would have an answer in a moment.
+func TestEarlyRequestIsTurnedAwayOrAnsweredBeforeTheRegistration(t *testing.T) {
+	h := &heldRegistration{filled(t, 3), make(chan struct{})}
+	b := build(t, h, func(o *Options) { o.FillTimeout = 10 * time.Second }).run()
+	answered := make(chan error, 2)
+	go func() {
+		_, err := b.store.Lookup(context.Background(), "k0", Bounds{})
+		answered <- err
+	}()
+	go func() {
+		_, err := b.store.KeySet(context.Background(), "m1", Bounds{})
+		answered <- err
+	}()
+	select {
+	case err := <-answered:
+		t.Fatalf("answered before the registration: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	if _, err := b.store.Lookup(context.Background(), "k0", Bounds{OnlyIfCached: true}); !errors.Is(err, ErrNotCached) {
+		t.Errorf("only-if-cached: %v", err)
+	}
+	if h.reads() > 0 {
+		t.Error("asked before the registration")
+	}
+	close(h.may)
+	for range 2 {
+		if err := <-answered; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// While the database hangs, a request waits no longer than it would for a key.
+func TestEarlyRequestWaitsForTheRegistrationForEver(t *testing.T) {
+	b := build(t, &heldRegistration{filled(t, 3), make(chan struct{})}, func(o *Options) { o.FillTimeout = 20 * time.Millisecond }).run()
+	_, err := b.store.Lookup(context.Background(), "k0", Bounds{})
+	var u *UnavailableError
+	if !errors.As(err, &u) || u.Reason != ReasonUnregistered {
+		t.Fatal(err)
+	}
+}
+
 // The warms of a large fleet are spread over a long time, in which every sidecar could
 // answer already.
 func TestRequestsWaitForTheWarmToBegin(t *testing.T) {

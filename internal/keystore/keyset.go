@@ -205,6 +205,7 @@ func (s *Store) keySet(ctx context.Context, ownerID string, b Bounds, arrived cl
 		if b.OnlyIfCached {
 			return KeySet{}, ErrNotCached
 		}
+		s.awaitBegin(ctx, deadline)
 		f, err := s.joinSet(m, ownerID, since)
 		if err != nil {
 			return KeySet{}, err

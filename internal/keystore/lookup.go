@@ -118,6 +118,7 @@ func (s *Store) lookupSlow(ctx context.Context, keyID string, b Bounds, arrived 
 		if b.OnlyIfCached {
 			return Answer{}, ErrNotCached
 		}
+		s.awaitBegin(ctx, deadline)
 		reading, err := s.join(m, keyID, f == foundMark, since)
 		if err != nil {
 			return Answer{}, err
@@ -151,6 +152,27 @@ func (s *Store) awaitFence(ctx context.Context, beat <-chan struct{}, deadline c
 	case <-s.life.Done():
 	}
 	return false
+}
+
+// awaitBegin waits for the end of the first attempt to register, which takes a
+// starting process a few milliseconds. Whoever asks meanwhile would be told to ask again,
+// and be answered no sooner.
+func (s *Store) awaitBegin(ctx context.Context, deadline clock.Instant) {
+	if _, ok := s.membership(); ok {
+		return
+	}
+	left := deadline.Sub(s.clock.Now())
+	if left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-s.begun:
+	case <-timer.C:
+	case <-ctx.Done():
+	case <-s.life.Done():
+	}
 }
 
 // recallStale answers from a memory whose lease is over, where the policy allows

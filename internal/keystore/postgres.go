@@ -70,8 +70,9 @@ const captureEvery = 500 * time.Millisecond
 
 var _ Source = (*Postgres)(nil)
 
-// NewPostgres checks the options and the connection string's form. It connects
-// to nothing yet.
+// NewPostgres checks the options and the connection string's form, and begins to
+// connect: nothing else that a start waits for takes as long. It asks for no key, and
+// Close must be called.
 func NewPostgres(o PostgresOptions) (*Postgres, error) {
 	if o.MaxConns < 2 {
 		return nil, errors.New("store.postgres.max_conns must be at least 2: one connection is the fence's own")
@@ -86,6 +87,10 @@ func NewPostgres(o PostgresOptions) (*Postgres, error) {
 	}
 	if p.pool, err = pgxpool.NewWithConfig(context.Background(), cfg); err != nil {
 		return nil, fmt.Errorf("make the pool of connections for fills: %w", err)
+	}
+	if p.making, err = p.connect(); err != nil {
+		p.pool.Close()
+		return nil, err
 	}
 	return p, nil
 }
@@ -124,6 +129,7 @@ func (p *Postgres) poolConfig() (*pgxpool.Config, error) {
 	cfg.ShouldPing = func(ctx context.Context, idle pgxpool.ShouldPingParams) bool {
 		return idle.IdleDuration > pingAfter && ctx.Value(canFail{}) == nil
 	}
+	cfg.AfterConnect = p.rehearse
 	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
 		fresh, err := p.connConfig()
 		if err != nil {
@@ -413,6 +419,7 @@ func notStandby(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// registerSQL is asked once, and so not prepared.
 const registerSQL = `SELECT keysidecar.register($1::uuid, $2::text, $3::bigint, $4::bigint, $5::text, $6::text, $7::text[]::uuid[], $8::boolean)`
 
 // Register implements Source with a row in keysidecar.instances.
@@ -430,7 +437,7 @@ func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err 
 	}
 	failed := uuidTexts(i.Failed)
 	register := func(q receipt.Querier) error {
-		return q.QueryRow(ctx, registerSQL, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed, i.Starting).Scan(&fleet)
+		return q.QueryRow(ctx, registerSQL, pgx.QueryExecModeExec, i.Registration, i.Instance, ceilMillis(i.MaxStaleness), ceilMillis(i.StaleLimit), policy, i.Version, failed, i.Starting).Scan(&fleet)
 	}
 	err = register(conn)
 	if readOnly(err) {
@@ -446,12 +453,23 @@ func (p *Postgres) Register(ctx context.Context, i Incarnation) (fleet int, err 
 	return fleet, nil
 }
 
+const signOffSQL = `SELECT keysidecar.sign_off(r) FROM unnest($1::text[]::uuid[]) AS r`
+
 // SignOff implements Source.
 //
-// The end of a fence under way may have cost the fence's connection.
+// The end of a fence under way may have cost the fence's connection; those for fills
+// take its place then. They may have been idle for long and have called no function, so
+// that it takes longer there, and a successor of this process may wait for its end.
 func (p *Postgres) SignOff(ctx context.Context, registrations []uuid.UUID) error {
-	_, err := p.pool.Exec(ctx, "SELECT keysidecar.sign_off(r) FROM unnest($1::text[]::uuid[]) AS r", uuidTexts(registrations))
-	if err != nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ids := uuidTexts(registrations)
+	if p.conn != nil && !p.conn.IsClosed() {
+		if _, err := p.conn.Exec(ctx, signOffSQL, pgx.QueryExecModeExec, ids); err == nil {
+			return nil
+		}
+	}
+	if _, err := p.pool.Exec(ctx, signOffSQL, pgx.QueryExecModeExec, ids); err != nil {
 		return fmt.Errorf("sign off: %w", classify(err))
 	}
 	return nil
@@ -540,6 +558,23 @@ func (p *Postgres) fill(ctx context.Context, keyID string, at Cursor, by Members
 		return false, ErrAmbiguous
 	}
 	return false, classify(rows.Err())
+}
+
+// rehearse makes a new connection ready for fills, so that the first one need not wait
+// for what all later ones find done: it looks at the schema, and asks for a key that
+// there is not, by no right, only to have the statement prepared and planned. What
+// fails here fails again when it matters, and is told then.
+func (p *Postgres) rehearse(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, p.opts.ConnectTimeout)
+	defer cancel()
+	sql, err := p.fillStatements(ctx, conn)
+	if err == nil {
+		_, err = conn.Exec(ctx, sql.fill, p.rawMode(), "", noCursor.Seq, noCursor.ID, uuid.Nil)
+	}
+	if conn.IsClosed() {
+		return fmt.Errorf("connect for fills: %w", err)
+	}
+	return nil
 }
 
 // FillOwner implements Source.

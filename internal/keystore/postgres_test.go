@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keysidecar/keysidecar/internal/event"
@@ -91,6 +92,30 @@ func TestUnreadyDatabaseIsNotNamed(t *testing.T) {
 			eventually(t, "a fence that says why", func() bool { return b.store.Status().LastFenceError == tc.want })
 			if name != "empty log" { // there the key is read, and is truly not there
 				b.expect("k0", Unavailable)
+			}
+		})
+	}
+}
+
+func TestSignOffNeedsTheFencesConnection(t *testing.T) {
+	w := newPgWorld(t)
+	for name, hinder := range map[string]func(){
+		"works":  func() {},
+		"closed": func() { closeQuietly(w.Postgres.conn) },
+		"broken": func() { w.exec(`SELECT pg_terminate_backend($1, 5000)`, w.Postgres.conn.PgConn().PID()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := uuid.New()
+			if _, err := w.Register(t.Context(), Incarnation{Registration: id, Instance: "one", MaxStaleness: time.Second}); err != nil {
+				t.Fatal(err)
+			}
+			hinder()
+			if err := w.SignOff(t.Context(), []uuid.UUID{id, uuid.New()}); err != nil {
+				t.Fatal(err)
+			}
+			var left int
+			if err := w.conn.QueryRow(t.Context(), `SELECT count(*) FROM keysidecar.instances`).Scan(&left); err != nil || left != 0 {
+				t.Errorf("%d entries are left, %v", left, err)
 			}
 		})
 	}

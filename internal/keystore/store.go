@@ -122,6 +122,7 @@ type Store struct {
 	pageRows   int // of the next fence; the fence's goroutine only
 
 	once   sync.Once
+	begun  chan struct{} // closed when the first attempt to register has ended
 	warmed chan struct{}
 
 	// life ends when Run does; fills derive from it, not from their callers.
@@ -153,6 +154,7 @@ func New(o Options) (*Store, error) {
 		pageRows:     pageRows,
 		asked:        make(chan struct{}, 1),
 		nudged:       make(chan struct{}, 1),
+		begun:        make(chan struct{}),
 		warmed:       make(chan struct{}),
 		fillSlots:    make(chan struct{}, o.MaxFills),
 		setSlots:     make(chan struct{}, setReads),
@@ -205,6 +207,9 @@ func (s *Store) Run(ctx context.Context) error {
 	})
 	return g.Wait()
 }
+
+// Begun is closed when the first attempt to register has ended, well or badly.
+func (s *Store) Begun() <-chan struct{} { return s.begun }
 
 // Warmed is closed when the first warm has been adopted and fenced.
 func (s *Store) Warmed() <-chan struct{} { return s.warmed }

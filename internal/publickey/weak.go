@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"sync"
 )
 
 // Bounds on RSA keys. The upper ones keep a verification below a millisecond or so.
@@ -30,7 +31,7 @@ func fitRSA(k *rsa.PublicKey) error {
 		return fmt.Errorf("%w: its public exponent %d is even, so that it is no RSA key; %s", ErrUnfit, k.E, newRSA)
 	case k.E < minRSAExponent || k.E > maxRSAExponent:
 		return fmt.Errorf("%w: its public exponent is %d, and must be from %d to %d; %s", ErrUnfit, k.E, minRSAExponent, maxRSAExponent, newRSA)
-	case k.N.Bit(0) == 0 || new(big.Int).GCD(nil, nil, k.N, smallPrimes).BitLen() > 1:
+	case k.N.Bit(0) == 0 || new(big.Int).GCD(nil, nil, k.N, smallPrimes()).BitLen() > 1:
 		return fmt.Errorf("%w: its modulus has a small factor, so that it is damaged or no RSA key; %s", ErrUnfit, newRSA)
 	case fingerprinted(k.N):
 		return fmt.Errorf("%w: its primes come from a faulty generator and can be found (ROCA, CVE-2017-15361); have a new pair made, outside the smart card or TPM that made this one", ErrUnfit)
@@ -39,14 +40,14 @@ func fitRSA(k *rsa.PublicKey) error {
 }
 
 // smallPrimes is the product of the odd primes up to 751, which SP 800-89, 5.3.3
-// looks for. Read-only.
-var smallPrimes = func() *big.Int {
+// looks for. Read-only; made when it is first needed, and not at each start.
+var smallPrimes = sync.OnceValue(func() *big.Int {
 	product := big.NewInt(1)
 	for _, p := range oddPrimes(751) {
 		product.Mul(product, big.NewInt(p))
 	}
 	return product
-}()
+})
 
 func oddPrimes(most int64) (primes []int64) {
 	for n := int64(3); n <= most; n += 2 {
@@ -60,8 +61,8 @@ func oddPrimes(most int64) (primes []int64) {
 // rocaMarks holds, for each odd prime p up to 167, the powers of 65537 modulo p. A
 // modulus made by the faulty library is such a power for every one of them; of
 // others it is one in 2^27 (Nemec et al., "The Return of Coppersmith's Attack", 2017).
-// Read-only.
-var rocaMarks = func() map[int64]map[int64]bool {
+// Read-only; made when it is first needed.
+var rocaMarks = sync.OnceValue(func() map[int64]map[int64]bool {
 	marks := make(map[int64]map[int64]bool)
 	for _, p := range oddPrimes(167) {
 		marks[p] = make(map[int64]bool)
@@ -70,11 +71,11 @@ var rocaMarks = func() map[int64]map[int64]bool {
 		}
 	}
 	return marks
-}()
+})
 
 func fingerprinted(n *big.Int) bool {
 	var rest, prime big.Int
-	for p, marks := range rocaMarks {
+	for p, marks := range rocaMarks() {
 		if !marks[rest.Mod(n, prime.SetInt64(p)).Int64()] {
 			return false
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -251,9 +252,11 @@ func (d *Data) TCPAddr() net.Addr {
 
 // How Run stops: for drainTime everything is still answered, new connections too, with
 // Connection: close. Then the socket's name is taken away; who found it a moment
-// before is still let in for namelessTime. After that idle connections are closed, and
-// requests under way have until graceTime. What they wait for is then cancelled, so that they can
-// still answer 503, and after lastTime the rest is cut. All of it stays under two seconds.
+// before is still let in, while connections that asked nothing in all of drainTime are
+// closed. When nobody is left, or after namelessTime, all idle connections are closed,
+// and requests under way have until graceTime. What they wait for is then cancelled, so
+// that they can still answer 503, and after lastTime the rest is cut. All of it stays
+// under two seconds.
 const (
 	drainTime    = 90 * time.Millisecond
 	namelessTime = 10 * time.Millisecond
@@ -299,11 +302,17 @@ func (d *Data) Run(ctx context.Context) error {
 // stop ends all connections.
 func (d *Data) stop() {
 	d.stopping.Store(true)
+	var quiet []*conn
+	d.each(func(c *conn) { quiet = append(quiet, c) })
 	time.Sleep(d.opts.drain)
 	for _, l := range d.listeners {
 		l.remove()
 	}
-	time.Sleep(namelessTime)
+	// Those that had asked anything since were answered "close" and have gone.
+	for _, c := range quiet {
+		c.takeBack()
+	}
+	d.letIn(namelessTime)
 	d.closeListeners()
 	// A connection that becomes idle meanwhile was answered "close" and ends by itself.
 	d.each((*conn).takeBack)
@@ -322,11 +331,35 @@ func (d *Data) stop() {
 	d.settles(cutTime)
 }
 
+// lookEvery is how often a stop looks whether it is over.
+const lookEvery = time.Millisecond
+
+// letIn waits until nobody is connected any more nor waits to be let in, at most for most
+// and at least for a moment: whoever found a name before it was taken away is then
+// connected, or will be refused. A successor may wait for each millisecond.
+func (d *Data) letIn(most time.Duration) {
+	deadline := time.NewTimer(most)
+	defer deadline.Stop()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-deadline.C:
+			return
+		case <-look.C:
+			// In this order: who is let in between the two looks is seen by the second.
+			if !slices.ContainsFunc(d.listeners, func(l *listener) bool { return knocks(l.Listener) }) && d.open() == 0 {
+				return
+			}
+		}
+	}
+}
+
 // settles waits until no connection is open, at most for d.
 func (d *Data) settles(most time.Duration) bool {
 	deadline := time.NewTimer(most)
 	defer deadline.Stop()
-	look := time.NewTicker(5 * time.Millisecond)
+	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	for d.open() > 0 {
 		select {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -218,6 +219,28 @@ func readyAt(f *os.File, fd int, path string, mode fs.FileMode, gid *int) (net.L
 
 // Addr returns the final name; the kernel only knows the one it was bound to.
 func (b *boundSocket) Addr() net.Addr { return &net.UnixAddr{Name: b.path, Net: "unix"} }
+
+// knocks reports whether a connection waits to be accepted. When that cannot be told,
+// one may.
+func knocks(l net.Listener) bool {
+	if b, ok := l.(*boundSocket); ok {
+		l = b.Listener
+	}
+	c, ok := l.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return true
+	}
+	waiting := true
+	_ = raw.Control(func(fd uintptr) {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // descriptors are small
+		waiting = err != nil || n > 0
+	})
+	return waiting
+}
 
 // remove takes the name away if it is still this socket's.
 func (b *boundSocket) remove() {

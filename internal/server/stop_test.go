@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -157,6 +158,36 @@ func TestStoppingTurnsAwayNewConnectionsAtOnce(t *testing.T) {
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// Whoever waits to be let in when the listener is closed is cut off.
+func TestWaitingConnectionIsOverlooked(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(shortDir(t), "s.sock")
+	d := newSocketData(t, path, func(o *DataOptions) { o.TCP.Address = "127.0.0.1:0" })
+	if err := d.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	defer end(t, d)
+	for _, l := range d.listeners {
+		if knocks(l.Listener) {
+			t.Errorf("%v: nobody waits", l.id)
+		}
+		c, err := net.Dial(l.Addr().Network(), l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the connection is seen to wait", func() bool { return knocks(l.Listener) })
+		accepted, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if knocks(l.Listener) {
+			t.Errorf("%v: it was let in", l.id)
+		}
+		_ = accepted.Close()
+		_ = c.Close()
 	}
 }
 
