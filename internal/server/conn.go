@@ -67,7 +67,8 @@ type conn struct {
 	// wire is the buffer of the quick way's answers; last: it has sent the last one.
 	wire []byte
 	last bool
-	// parts and both are writeBoth's own, here so that they cost no allocation.
+	// parts and both are writeBoth's own, here so that they cost no allocation. In the event
+	// loop parts are the head and the body of an answer that has not been written yet.
 	parts [2][]byte
 	both  net.Buffers
 }

@@ -78,8 +78,9 @@ type DataOptions struct {
 	Logger                    *zap.Logger
 	Registerer                prometheus.Registerer
 
-	// drain is drainTime, but for tests.
-	drain time.Duration
+	// drain is drainTime, enough what it is for the Unix socket's listener, but for tests.
+	drain  time.Duration
+	enough int64
 }
 
 // maxHeader bounds the request line and header fields of one request, in bytes.
@@ -146,6 +147,9 @@ func NewData(opts DataOptions) (*Data, error) {
 	}
 	if opts.WriteTimeout <= 0 {
 		opts.WriteTimeout = 10 * time.Second
+	}
+	if opts.enough == 0 {
+		opts.enough = 2
 	}
 	if opts.drain == 0 {
 		opts.drain = drainTime
@@ -236,6 +240,9 @@ func (d *Data) Listen() (err error) {
 
 func (d *Data) add(l *listener) {
 	l.data, l.most, l.conns = d, d.opts.MaxConnections, make(map[*conn]struct{})
+	if l.id == listenerUnix {
+		l.enough = d.opts.enough
+	}
 	d.listeners = append(d.listeners, l)
 	d.logger.Info("listening", zap.Stringer("listener", l.id), zap.Stringer("address", l.Addr()))
 }
@@ -289,8 +296,10 @@ func (d *Data) Run(ctx context.Context) error {
 	close(stopSweeping)
 	<-sweeping
 	d.release()
+	d.endLoops()
+	err := loops.Wait()
 	d.closeLoops()
-	if err := loops.Wait(); err != nil {
+	if err != nil {
 		return err
 	}
 	if n := d.open(); n > 0 {

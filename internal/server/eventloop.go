@@ -7,15 +7,19 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// The event loop: every connection begins here, and one whose requests are of the quick
+// The event loop: most connections begin here, and one whose requests are of the quick
 // kind and answered from memory stays, as it needs no goroutine of its own. Parking one and
 // waking it, and the threads that Go starts meanwhile in case there is more to do, cost as
 // much as the answer. So one goroutine waits for all such connections together, and reads,
 // answers and writes, one after the other: none of it can wait for anything.
+//
+// Only a client that is alone on the Unix socket is answered sooner by a goroutine: the
+// kernel then runs the two in turns on one processor, and neither has to be woken on another.
 //
 // The loop decides nothing that a goroutine would decide otherwise. What it reads goes
 // through the same framer, the same checks and the same handlers. As soon as a request is
@@ -34,9 +38,37 @@ import (
 func eventLoops(processors int) int { return min(max(processors/2, 1), 8) }
 
 // settled is how many answers from memory in a row bring a connection back from its goroutine
-// to the loop, where each begins: more than one, so that one that asks now for this and then
+// to the loop, where it began: more than one, so that one that asks now for this and then
 // for that does not move with every request.
 const settled = 2
+
+// spinTime is how long a loop looks for the next request before it parks. To park and to be
+// woken costs about as much processor time, and delays the request.
+const spinTime = 50 * time.Microsecond
+
+// patience is whether it is worthwhile to look on for the next request: not where requests are far
+// apart. Each failure doubles for how many occasions it is not even tried.
+type patience struct{ failures, skip int }
+
+// maxFailures bounds patience: it is tried at least once in so many powers of two.
+const maxFailures = 3
+
+func (p *patience) worthwhile() bool {
+	if p.skip > 0 {
+		p.skip--
+		return false
+	}
+	return true
+}
+
+func (p *patience) learn(found bool) {
+	if found {
+		*p = patience{}
+		return
+	}
+	p.failures = min(p.failures+1, maxFailures)
+	p.skip = 1<<p.failures - 1
+}
 
 // makeLoops makes the event loops, if the system has what they need.
 func (d *Data) makeLoops() error {
@@ -52,17 +84,26 @@ func (d *Data) makeLoops() error {
 	return nil
 }
 
+// endLoops makes the loops' goroutines return.
+func (d *Data) endLoops() {
+	for _, l := range d.loops {
+		l.end()
+	}
+}
+
 func (d *Data) closeLoops() {
 	for _, l := range d.loops {
 		l.close()
 	}
+	d.loops = nil
 }
 
 // settle gives c to an event loop, if there is one and c is of the kind. The goroutine that
 // has c must be between two requests, and has to end: see conn.move.
 func (c *conn) settle() bool {
 	d := c.listener.data
-	if c.answeredAtOnce < settled || len(d.loops) == 0 || c.bad != nil || !c.consumed() || d.stopping.Load() {
+	if c.answeredAtOnce < settled || len(d.loops) == 0 || c.bad != nil || !c.consumed() || d.stopping.Load() ||
+		c.listener.crowd.Load() < c.listener.enough {
 		return false
 	}
 	fd, err := duplicate(c.Conn)
@@ -155,21 +196,20 @@ func (c *conn) finishAnswer() bool {
 	return err == nil && !c.last
 }
 
-// writeNow writes to c, which is the event loop's, as much as can be written at once, and
-// keeps the rest.
-func (c *conn) writeNow(p []byte) error {
-	if len(c.unsent) > 0 {
-		c.unsent = append(c.unsent, p...)
-		return nil
-	}
-	n, err := unix.Write(c.fd, p)
-	if notNow(err) {
-		n, err = 0, nil
-	}
-	if err != nil {
-		return err
-	}
-	if n < len(p) {
+// writeNow writes as much of c's answer as can be written at once, and keeps the rest.
+func (c *conn) writeNow() error {
+	for i, p := range c.parts {
+		c.parts[i] = nil
+		n := 0
+		if len(c.unsent) == 0 && len(p) > 0 {
+			var err error
+			if n, err = unix.Write(c.fd, p); notNow(err) {
+				n, err = 0, nil
+			}
+			if err != nil {
+				return err
+			}
+		}
 		c.unsent = append(c.unsent, p[n:]...)
 	}
 	return nil
@@ -212,21 +252,21 @@ func adopt(fd int) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-// answerAtOnce answers the request in p, which is all that has arrived, if it is one, plain, and
+// answerAtOnce makes the answer to the request in p, which is all that has arrived, if it is one, plain, and
 // memory has the answer. If not it has done nothing but look.
-func (c *conn) answerAtOnce(p []byte) (answered bool, err error) {
+func (c *conn) answerAtOnce(p []byte) (answered bool) {
 	f := &c.framer
 	began, ended := f.began, f.ended
 	n, bad := f.feed(p)
 	if bad == nil && n == len(p) && f.between() && f.ended == ended+1 && !c.listener.data.stopping.Load() {
 		if r, ok := c.plain(p); ok && r.memory {
-			if answered, err = c.tell(r, true); answered {
-				return true, err
+			if answered, _ = c.tell(r, true); answered {
+				return true
 			}
 		}
 	}
 	f.rewind(began, ended)
-	return false, nil
+	return false
 }
 
 // ask answers what has arrived for c, which is the loop's, or gives c to a goroutine.
@@ -243,21 +283,30 @@ func (l *eventLoop) ask(c *conn) {
 	p := l.in[:n]
 	// A handler wipes what it reads of a secret, but another may have to read it again.
 	l.copy = append(l.copy[:0], p...)
-	answered, err := c.answerAtOnce(p)
-	switch {
-	case err != nil:
-		l.remove(c)
-		c.end()
-	case !answered:
+	if c.answerAtOnce(p) {
+		l.answered = append(l.answered, c)
+	} else {
 		l.remove(c)
 		c.leave(l.copy)
-	case len(c.unsent) > 0:
-		l.remove(c)
-		c.leave(nil)
-	case c.last:
-		l.remove(c)
-		c.end()
 	}
 	clear(p)
 	clear(l.copy)
+}
+
+// tellAll sends the answers to what was asked. Together, because the first wakes the
+// client: while it wakes the others arrive, and none of them has to wake it again, which would cost
+// more than the answer.
+func (l *eventLoop) tellAll() {
+	for _, c := range l.answered {
+		err := c.writeNow()
+		switch {
+		case err == nil && len(c.unsent) > 0:
+			l.remove(c)
+			c.leave(nil)
+		case err != nil || c.last || !c.enter(idle):
+			l.remove(c)
+			c.end()
+		}
+	}
+	l.answered = l.answered[:0]
 }

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/keysidecar/keysidecar/internal/keystore"
 )
 
@@ -284,7 +286,11 @@ func TestAFailedLoopLeavesItsClientsAlone(t *testing.T) {
 		t.Fatal("not answered")
 	}
 	for _, l := range s.data.loops {
-		if err := l.poll.Close(); err != nil {
+		// What it waits for is no epoll instance from now on; the bell makes it look.
+		if err := unix.Dup3(l.bell, l.fd, unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(l.bell, []byte{1, 0, 0, 0, 0, 0, 0, 1}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -293,4 +299,29 @@ func TestAFailedLoopLeavesItsClientsAlone(t *testing.T) {
 		t.Errorf("Run: %v", err)
 	}
 	s.stop = func() error { return nil }
+}
+
+// A client that is alone on the socket keeps its goroutine, and shares the loop with others as soon
+// as there are any.
+func TestALoneClientIsWokenByTheLoop(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(o *DataOptions) { o.enough = 2 })
+	lone := s.dial()
+	r := bufio.NewReader(lone)
+	ask := func() {
+		t.Helper()
+		for range settled {
+			s.send(lone, getActive)
+			if got := exchanged(t, r, "GET", 1); len(got) != 1 || got[0][0] != '2' {
+				t.Fatalf("%s", got)
+			}
+		}
+	}
+	ask()
+	if n := s.inLoops(); n != 0 {
+		t.Fatalf("%d connections are in the loops", n)
+	}
+	s.settledConn()
+	ask()
+	eventually(t, "both are in the loops", func() bool { return s.inLoops() == 2 })
 }

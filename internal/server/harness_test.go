@@ -60,6 +60,7 @@ func start(t testing.TB, change ...func(*DataOptions)) *service {
 		Keys: s.keys, Receipts: &fakeReceipts{keys: s.keys}, Registerer: s.reg, Logger: zap.New(core),
 		Socket: Socket{Path: s.path}, TCP: TCP{Address: "127.0.0.1:0"},
 		Instance: "test-1", Version: "1.2.3",
+		enough: 1, // so that the event loop has even a lone connection, and hands on what it must
 	}
 	for _, c := range change {
 		c(&opts)

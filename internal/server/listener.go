@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,8 +43,13 @@ type listener struct {
 	// remove takes the listener's name away, so that nobody new connects.
 	remove func()
 
+	// enough is how many connections there have to be for one to settle in an event loop.
+	enough int64
+
 	mu    sync.Mutex
 	conns map[*conn]struct{}
+	// crowd is the length of conns.
+	crowd atomic.Int64
 }
 
 // admit decides whether x may be answered at all.
@@ -145,6 +151,7 @@ func (l *listener) add(c *conn) bool {
 		return false
 	}
 	l.conns[c] = struct{}{}
+	l.crowd.Add(1)
 	l.data.metrics.connections[l.id].Inc()
 	return true
 }
@@ -153,6 +160,7 @@ func (l *listener) drop(c *conn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.conns, c)
+	l.crowd.Add(-1)
 	l.data.metrics.connections[l.id].Dec()
 }
 

@@ -61,7 +61,7 @@ func (c *conn) tell(r *route, atOnce bool) (answered bool, err error) {
 	}
 	x.ctx, x.content = nil, nil
 	x.trim(d)
-	if len(c.unsent) == 0 {
+	if c.Conn != nil {
 		c.enter(idle)
 	}
 	return true, err
@@ -144,14 +144,11 @@ func (c *conn) send(x *exchange) error {
 	return c.deliver(c.wire, nil)
 }
 
-// deliver writes head and body, or what of them can be written at once if the event loop
-// answers.
+// deliver writes head and body. For the event loop it leaves them where the loop finds them.
 func (c *conn) deliver(head, body []byte) (err error) {
 	switch {
 	case c.Conn == nil:
-		if err = c.writeNow(head); err == nil && len(body) > 0 {
-			err = c.writeNow(body)
-		}
+		c.parts = [2][]byte{head, body}
 	case len(body) == 0:
 		_, err = c.Write(head)
 	default:
