@@ -15,6 +15,7 @@
 //	conn.go              one connection: slow clients, graceful stop
 //	framing.go           reads along and refuses what two parsers could read in two ways
 //	quick.go             answers plain requests before the library hears of them
+//	eventloop.go         answers those from memory for many connections, without a goroutine for each
 //	exchange.go          one request and its answer, from dispatch to metrics
 //	routes.go            every route
 //	keys.go, verify.go, batch.go, jwks.go, status.go, openapi.go
@@ -30,7 +31,7 @@
 // A request reads straight down: the library calls Data.handle, which finds the
 // route (routeOf), checks what all routes share (prepare) and runs its handler.
 // Most requests are plain and arrive in one piece; conn.quick runs the same checks
-// and handlers for them from within Read.
+// and handlers for them from within Read, or an event loop does, if nothing has to be waited for.
 // A handler returns an error, which problemOf turns into an answer, or sets one.
 // The answer of a cached key is appended to a buffer that the connection keeps;
 // see BenchmarkGetKey for what that costs.
